@@ -1,0 +1,160 @@
+"""The values that travel down the pipeline: Frame, ClassTable, LabelMap. They check themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+ImageBGR = NDArray[np.uint8]
+"""(H, W, 3) uint8, BGR, C-contiguous."""
+Labels = NDArray[np.uint8]
+"""(H, W) uint8 class indices."""
+
+
+def _got(array: object) -> str:
+    if isinstance(array, np.ndarray):
+        return f"{tuple(array.shape)} {array.dtype}"
+    return type(array).__name__
+
+
+def check_image(image: ImageBGR) -> ImageBGR:
+    """Returns the image if it is (H, W, 3) uint8 with at least one pixel, else raises ValueError."""
+    ok = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    if not ok or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image: expected (H, W, 3) uint8 BGR, got {_got(image)}")
+    return image
+
+
+def check_labels(labels: Labels) -> Labels:
+    """Returns the labels if they are (H, W) uint8 with at least one pixel, else raises ValueError."""
+    ok = isinstance(labels, np.ndarray) and labels.dtype == np.uint8
+    if not ok or labels.ndim != 2 or labels.size == 0:
+        raise ValueError(f"labels: expected (H, W) uint8, got {_got(labels)}")
+    return labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a stream.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR, contiguous; owned by the frame, not written to by anyone.
+        index: position in the source, from 0; gaps mean frames lost or dropped by the source.
+        pts_seconds: presentation time on the stream's own clock, exact.
+        captured_at: `time.monotonic()` seconds when the frame reached this process.
+        labels: (H, W) uint8 ground truth where the source knows it, else None.
+    """
+
+    image: ImageBGR
+    index: int
+    pts_seconds: float
+    captured_at: float
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        check_image(self.image)
+        if not self.image.flags.c_contiguous:
+            raise ValueError("image: expected a C-contiguous array, got a strided view")
+        if self.labels is not None and check_labels(self.labels).shape != self.image.shape[:2]:
+            raise ValueError(
+                f"labels: expected {self.image.shape[:2]} like the image, got {self.labels.shape}"
+            )
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        truth = "" if self.labels is None else ", labels"
+        return f"Frame(#{self.index}, {height}x{width}, pts={self.pts_seconds:.6f} s{truth})"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTable:
+    """Names and colours of the classes, by index.
+
+    Attributes:
+        names: one per class, at most 255 (an index must fit uint8 beside the ignore index).
+        palette_rgb: one (R, G, B) in 0..255 per class.
+        ignore_index: the label of pixels that count for nothing, 0..255.
+    """
+
+    names: tuple[str, ...]
+    palette_rgb: tuple[tuple[int, int, int], ...]
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= 255:
+            raise ValueError(f"classes: expected 1 to 255, got {len(self.names)}")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({n for n in self.names if self.names.count(n) > 1})
+            raise ValueError(f"classes: names must differ, got {', '.join(twice)} more than once")
+        if len(self.palette_rgb) != len(self.names):
+            raise ValueError(
+                f"palette: expected {len(self.names)} colours, got {len(self.palette_rgb)}"
+            )
+        if any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in self.palette_rgb):
+            raise ValueError("palette: expected (R, G, B) triples in 0..255")
+        if not 0 <= self.ignore_index <= 255:
+            raise ValueError(f"ignore_index: expected 0..255, got {self.ignore_index}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Index of a class by name, case-insensitive; ValueError lists the names there are."""
+        for i, known in enumerate(self.names):
+            if known.lower() == name.lower():
+                return i
+        raise ValueError(f"unknown class {name!r}: choose one of {', '.join(self.names)}")
+
+    def lut_bgr(self) -> NDArray[np.uint8]:
+        """(256, 3) uint8 BGR lookup table; every index that is no class is black."""
+        lut = np.zeros((256, 3), np.uint8)
+        lut[: len(self.names)] = np.asarray(self.palette_rgb, np.uint8)[:, ::-1]
+        return lut
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelMap:
+    """The segmentation of one frame.
+
+    Attributes:
+        labels: (H, W) uint8 class indices at the frame's own size.
+        classes: what the indices mean.
+        pts_seconds: of the frame, on the stream's own clock.
+        captured_at: of the frame, `time.monotonic()` seconds.
+        confidence: (H, W) float32 in 0..1, or None.
+    """
+
+    labels: Labels
+    classes: ClassTable
+    pts_seconds: float = 0.0
+    captured_at: float = 0.0
+    confidence: NDArray[np.float32] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if self.confidence is not None and self.confidence.shape != self.labels.shape:
+            raise ValueError(
+                f"confidence: expected {self.labels.shape}, got {self.confidence.shape}"
+            )
+
+    def fractions(self) -> dict[str, float]:
+        """Share of the pixels of each class, by name; ignored pixels count for none of them."""
+        counts = np.bincount(self.labels.ravel(), minlength=256)
+        total = float(self.labels.size)
+        return {name: counts[i] / total for i, name in enumerate(self.classes.names)}
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """(H, W) bool: where the named class is."""
+        return self.labels == self.classes.index(name)
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"LabelMap({height}x{width}, {len(self.classes)} classes, pts={self.pts_seconds:.6f} s)"
