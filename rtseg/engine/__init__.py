@@ -1,0 +1,104 @@
+"""Runtimes that turn images into logits. One file per runtime; `open_engine` picks one.
+
+An engine file gives `available() -> str`, empty if it can run here and else one line saying what
+is missing, and `open(model, precision) -> Engine`. Its public name on the command line may differ
+from the file's (`ALIASES`), as the file must not shadow the runtime's own package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg import plugins
+from rtseg.artifact import ModelFile
+from rtseg.errors import ConfigError, MissingDependencyError
+
+ALIASES = {"openvino": "ov", "onnxruntime": "ort", "tensorrt": "trt"}
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "fp8")
+_PREFERENCE = ("trt", "ov", "ort", "eager")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs the model.
+
+    Attributes:
+        name: as on the command line: "openvino", "onnxruntime", "tensorrt", "eager".
+        device: for people: the CPU's or GPU's own name.
+        precision: what it computes in: "fp32", "fp16", "bf16", ...
+        version: of the runtime.
+    """
+
+    name: str
+    device: str
+    precision: str
+    version: str
+
+
+class Engine(Protocol):
+    """A model, loaded and ready. Used by one thread at a time."""
+
+    info: EngineInfo
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.float16]:
+        """Logits (N, C, h, w) of images (N, 3, H, W) float32, RGB normalised.
+
+        A change of H or W may compile anew. The returned array is the caller's only until the
+        next call. EngineError if the runtime fails.
+        """
+
+    def close(self) -> None:
+        """Frees what the runtime holds; the engine cannot be used afterwards."""
+
+
+def names() -> list[str]:
+    """Public names of all engines, whether or not they can run here."""
+    public = {file: name for name, file in ALIASES.items()}
+    return sorted(public.get(file, file) for file in plugins.names(__name__))
+
+
+def available(name: str) -> str:
+    """Empty if the named engine can run on this machine, else one line that says what is missing."""
+    reason: str = plugins.load(__name__, ALIASES.get(name, name)).available()
+    return reason
+
+
+def open_engine(model: ModelFile, name: str = "auto", precision: str = "auto") -> Engine:
+    """Loads a model into an engine.
+
+    Args:
+        name: a public engine name, or "auto" for the first that can run here, GPU ones first.
+        precision: one of PRECISIONS; "auto" is what the device runs fastest with parity.
+
+    Raises:
+        ConfigError: unknown name or precision.
+        MissingDependencyError: the engine's package or device is not there.
+        EngineError: the runtime cannot load the model.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if name == "auto":
+        files = [f for f in _PREFERENCE if f in plugins.names(__name__)]
+        reasons = []
+        for file in files:
+            reason = plugins.load(__name__, file).available()
+            if not reason:
+                return _open(file, model, precision)
+            reasons.append(reason)
+        raise MissingDependencyError("no engine can run here: " + "; ".join(reasons))
+    if name not in names():
+        raise ConfigError(f"unknown engine {name!r}: choose auto or one of {', '.join(names())}")
+    file = ALIASES.get(name, name)
+    reason = plugins.load(__name__, file).available()
+    if reason:
+        raise MissingDependencyError(reason)
+    return _open(file, model, precision)
+
+
+def _open(file: str, model: ModelFile, precision: str) -> Engine:
+    engine: Engine = plugins.load(__name__, file).open(model, precision)
+    return engine

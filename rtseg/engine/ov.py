@@ -1,0 +1,100 @@
+"""OpenVINO: the default engine on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.artifact import ModelFile
+from rtseg.engine import EngineInfo
+from rtseg.errors import ConfigError, EngineError
+
+
+def available() -> str:
+    """Empty if OpenVINO is installed."""
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"openvino needs its package ({error}): pip install openvino"
+    return ""
+
+
+def open(model: ModelFile, precision: str = "auto") -> OpenVINOEngine:
+    """Loads the model for the CPU; see `rtseg.engine.open_engine`."""
+    return OpenVINOEngine(model, precision)
+
+
+class OpenVINOEngine:
+    """One model on the CPU, compiled for one fixed input shape at a time.
+
+    Fixed shapes let the runtime fold the sampling grids and choose its layouts; another shape
+    is compiled when it first comes.
+    """
+
+    def __init__(self, model: ModelFile, precision: str) -> None:
+        import openvino
+
+        self._openvino = openvino
+        self._core = openvino.Core()
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "auto":
+            precision = "bf16" if "BF16" in capabilities else "fp32"
+        hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+        if precision not in hints:
+            raise ConfigError(
+                f"openvino computes in fp32, bf16 or fp16, not {precision}: "
+                "an int8 model runs by itself under --precision auto"
+            )
+        if precision != "fp32" and precision.upper() not in capabilities:
+            raise ConfigError(f"this CPU has no {precision} instructions: use --precision fp32")
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hints[precision],
+        }
+        try:
+            self._model = self._core.read_model(str(model.path))
+        except RuntimeError as error:
+            raise EngineError(f"{model.path}: OpenVINO cannot read it: {_first_line(error)}") from error
+        self._path = model.path
+        self._shape: tuple[int, ...] = ()
+        self._request: Any = None
+        self.info = EngineInfo(
+            "openvino",
+            str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
+            precision,
+            openvino.__version__.split("-")[0],
+        )
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, C, h, w) float32, owned by the caller."""
+        if images.shape != self._shape:
+            self._compile(images.shape)
+        try:
+            self._request.set_input_tensor(self._openvino.Tensor(images, shared_memory=True))
+            self._request.infer()
+            logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
+        except RuntimeError as error:
+            raise EngineError(f"{self._path}: OpenVINO failed: {_first_line(error)}") from error
+        return logits
+
+    def close(self) -> None:
+        self._request = None
+        self._model = None
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        try:
+            self._model.reshape(list(shape))
+            compiled = self._core.compile_model(self._model, "CPU", self._options)
+        except RuntimeError as error:
+            raise EngineError(
+                f"{self._path}: OpenVINO cannot compile it for input {shape}: {_first_line(error)}"
+            ) from error
+        self._request = compiled.create_infer_request()
+        self._shape = shape
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

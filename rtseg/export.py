@@ -1,0 +1,149 @@
+"""`rtseg export`: a network and its weights become one ONNX file with the preprocess contract.
+
+The file is checked before it replaces anything: ONNX Runtime runs it at two sizes and its logits
+must match PyTorch's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from rtseg.artifact import Contract
+from rtseg.errors import ModelError
+from rtseg.models.layers import fuse_batch_norm
+
+OPSET = 18
+_HALF_FROM = 32
+"""Tensors with fewer elements than this stay float32: there is nothing to save in them."""
+
+
+def export_onnx(
+    network: nn.Module, contract: Contract, path: Path, *, half: bool = True, tolerance: float = 2e-2
+) -> float:
+    """Writes an `.onnx` with the contract in its metadata.
+
+    Args:
+        network: one of `rtseg.models`, with its weights; it is changed (eval mode, norms folded).
+        contract: what the file says of itself.
+        path: written only after the check.
+        half: store weights as float16; the graph casts them, so every engine computes in the
+            precision it likes.
+        tolerance: largest allowed relative error of the logits against PyTorch in float32.
+
+    Returns:
+        The largest relative error found, ||onnx - torch|| / ||torch||.
+
+    Raises:
+        ModelError: the exported file does not reproduce the network.
+    """
+    network = fuse_batch_norm(network.eval()).float()
+    model = _to_onnx(network, contract.input_hw)
+    if half:
+        _store_half(model)
+    for key, value in contract.to_metadata().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    height, width = contract.input_hw
+    multiple = contract.input_multiple
+    sizes = [(height, width), (height + 2 * multiple, width + multiple), (4 * multiple, 5 * multiple)]
+    data = model.SerializeToString()
+    error = max(_relative_error(network, data, size) for size in sizes)
+    if not error <= tolerance:
+        raise ModelError(f"{path}: the exported graph differs from the network by {error:.2g}")
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return error
+
+
+def contract_of(path: Path) -> Contract:
+    """The contract of an exported file."""
+    metadata = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+    return Contract.from_metadata(metadata)
+
+
+def set_miou(path: Path, miou: dict[str, Any]) -> None:
+    """Writes a measured {data, split, size, miou} into the contract of an existing file."""
+    model = onnx.load(str(path))
+    old = {p.key: p.value for p in model.metadata_props}
+    contract = dataclasses.replace(Contract.from_metadata(old), miou=miou)
+    del model.metadata_props[:]
+    for key, value in {**old, **contract.to_metadata()}.items():
+        model.metadata_props.add(key=key, value=value)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(model.SerializeToString())
+    partial.replace(path)
+
+
+def _to_onnx(network: nn.Module, input_hw: tuple[int, int]) -> Any:
+    """ModelProto with input `image` (N, 3, H, W) and output `logits`, all of N, H, W dynamic."""
+    example = torch.zeros(2, 3, *input_hw)
+    buffer = io.BytesIO()
+    dynamic = {
+        0: torch.export.Dim.DYNAMIC,
+        2: torch.export.Dim.DYNAMIC,
+        3: torch.export.Dim.DYNAMIC,
+    }
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
+    assert program is not None
+    program.save(buffer)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _store_half(model: Any) -> None:
+    """Keeps float32 initializers as float16, with a Cast in front of their users."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _HALF_FROM:
+            continue
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        full = f"{tensor.name}.float32"
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                if name == tensor.name:
+                    node.input[i] = full
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [full], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = casts + list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    # Shapes and types of intermediates were written for float32 initializers.
+    del graph.value_info[:]
+
+
+def _relative_error(network: nn.Module, data: bytes, size: tuple[int, int]) -> float:
+    import onnxruntime
+
+    images = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    got = session.run(["logits"], {"image": images})[0]
+    if got.shape != expected.shape:
+        return float("inf")
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))

@@ -1,0 +1,68 @@
+"""ResNet with basic blocks and a deep stem, at any width and depth.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (basic block, figure 5);
+the stem of 3x3 convolutions follows He et al., "Bag of Tricks", CVPR 2019 (ResNet-C).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rtseg.models.layers import ConvBNReLU
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (N, in, H, W) to (N, out, H / stride, W / stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = ConvBNReLU(in_channels, out_channels, stride=stride)
+        self.conv2 = ConvBNReLU(out_channels, out_channels, relu=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = ConvBNReLU(in_channels, out_channels, 1, stride, relu=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
+        return out
+
+
+class ResNet(nn.Module):
+    """Four stages at strides 4, 8, 16 and 32.
+
+    Args:
+        stem_channels: of the two stride-2 stem convolutions.
+        channels: of the four stages.
+        blocks: how many basic blocks each stage has.
+
+    Forward: (N, 3, H, W) to four maps (N, channels[i], ceil(H / 2**(i + 2)), ...).
+    """
+
+    def __init__(
+        self,
+        stem_channels: tuple[int, int] = (32, 64),
+        channels: tuple[int, int, int, int] = (64, 128, 256, 512),
+        blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stem = nn.Sequential(
+            ConvBNReLU(3, stem_channels[0], stride=2),
+            ConvBNReLU(stem_channels[0], stem_channels[1], stride=2),
+        )
+        stages = []
+        previous = stem_channels[1]
+        for i, (width, depth) in enumerate(zip(channels, blocks, strict=True)):
+            first = BasicBlock(previous, width, stride=1 if i == 0 else 2)
+            stages.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1))))
+            previous = width
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features

@@ -1,0 +1,162 @@
+"""The training recipe: a TOML file, read and checked once, as frozen values."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rtseg.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which network: `family` names a file in rtseg/models, `options` go to its `build`."""
+
+    family: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What to learn from.
+
+    Attributes:
+        train: data set specs NAME:ROOT; environment variables in them are expanded.
+        share: how often each is drawn, one number per spec; empty means by size.
+        val: spec of the data set whose `val` split picks the best checkpoint.
+        input_hw: (H, W) an image is resized to at scale 1, and for validation.
+        crop_hw: (H, W) of a training crop.
+        scale: smallest and largest random scale.
+        colour: strength of the colour changes, 0 is off.
+    """
+
+    train: tuple[str, ...]
+    val: str
+    share: tuple[float, ...] = ()
+    input_hw: tuple[int, int] = (384, 480)
+    crop_hw: tuple[int, int] = (256, 320)
+    scale: tuple[float, float] = (0.6, 1.8)
+    colour: float = 0.2
+
+
+@dataclass(frozen=True)
+class OptimiserRecipe:
+    """How to learn: AdamW, linear warm-up, then a cosine down to zero.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch: samples per step and process.
+        learning_rate: at the top of the schedule.
+        warmup_steps: of linear rise at the start.
+        weight_decay: of AdamW; not applied to biases and norms.
+        ema_decay: of the averaged weights that are validated and shipped.
+        clip_norm: largest gradient norm.
+        auxiliary_weight: of each auxiliary head's loss.
+        class_weight_offset: of the 1 / log(offset + frequency) class weights; 0 for equal weights.
+        validate_every: steps between validations and checkpoints.
+        workers: data loader processes.
+    """
+
+    steps: int
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    ema_decay: float = 0.998
+    clip_norm: float = 5.0
+    auxiliary_weight: float = 0.4
+    class_weight_offset: float = 1.10
+    validate_every: int = 500
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, complete.
+
+    Attributes:
+        name: of the model file that comes out.
+        model, data, optimiser: see their classes.
+        seed: of every random draw.
+        init: a model file or checkpoint to start from; empty for random weights.
+    """
+
+    name: str
+    model: ModelRecipe
+    data: DataRecipe
+    optimiser: OptimiserRecipe
+    seed: int = 0
+    init: str = ""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads and checks a recipe.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown or missing key, or a value out of range.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    sections = {"model": ModelRecipe, "data": DataRecipe, "optimiser": OptimiserRecipe}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in sections:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: {key} must be a table: [{key}]")
+            values[key] = _build(sections[key], value, f"{path}: [{key}]")
+        else:
+            values[key] = value
+    recipe = _build(Recipe, values, str(path))
+    _check(recipe, path)
+    return recipe
+
+
+def _build(kind: type[Section], table: Mapping[str, Any], where: str) -> Section:
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in table if key not in fields]
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}: choose from {', '.join(fields)}")
+    required = [
+        f.name
+        for f in fields.values()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise ConfigError(f"{where}: missing key {missing[0]!r}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    data, optimiser = recipe.data, recipe.optimiser
+    if not data.train:
+        raise ConfigError(f"{path}: [data] train is empty: name at least one data set")
+    if data.share and len(data.share) != len(data.train):
+        raise ConfigError(
+            f"{path}: [data] share has {len(data.share)} numbers for {len(data.train)} data sets"
+        )
+    for name, size in (("input_hw", data.input_hw), ("crop_hw", data.crop_hw)):
+        if len(size) != 2 or any(not isinstance(v, int) or v < 1 for v in size):
+            raise ConfigError(f"{path}: [data] {name} must be two positive integers, height first")
+    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1]:
+        raise ConfigError(f"{path}: [data] scale must be two positive numbers, smaller first")
+    for name in ("steps", "batch", "validate_every"):
+        value = getattr(optimiser, name)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{path}: [optimiser] {name} must be a positive integer, got {value!r}")

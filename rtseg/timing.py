@@ -1,0 +1,98 @@
+"""Stage clocks and percentiles. Knows nothing of frames or threads beyond the calling one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+_WINDOW = 4096
+"""How many latest durations a percentile is taken over: bounded, so that days of running cost nothing."""
+
+
+class Durations:
+    """Running durations of one kind: a count, a sum, and the latest few thousand for percentiles.
+
+    Thread-safe: written by one thread, read by another.
+    """
+
+    def __init__(self) -> None:
+        self._latest = np.zeros(_WINDOW, np.float64)
+        self._lock = threading.Lock()
+        self.count = 0
+        self.total_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        with self._lock:
+            self._latest[self.count % _WINDOW] = seconds
+            self.count += 1
+            self.total_seconds += seconds
+
+    def percentiles_ms(self) -> dict[str, float]:
+        """{p50, p95, p99} in milliseconds over the latest durations; empty without any."""
+        with self._lock:
+            latest = self._latest[: min(self.count, _WINDOW)].copy()
+        return percentiles_ms(latest)
+
+    def mean_ms(self) -> float:
+        """Mean of all durations in milliseconds; 0 without any."""
+        return 1e3 * self.total_seconds / self.count if self.count else 0.0
+
+
+def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+    """{p50, p95, p99} in milliseconds of durations in seconds; empty for an empty sequence."""
+    if len(seconds) == 0:
+        return {}
+    p50, p95, p99 = np.percentile(np.asarray(seconds, np.float64), (50, 95, 99)) * 1e3
+    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3), "p99": round(float(p99), 3)}
+
+
+class StageClock:
+    """Wall time and CPU time of named stages.
+
+    The CPU time is that of the calling thread alone, so a stage must do its work in the thread
+    that times it (a decoder with threads of its own would escape).
+    """
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.wall = {stage: Durations() for stage in stages}
+        self.cpu = {stage: Durations() for stage in stages}
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Adds the time spent inside to the stage, also when the body raises."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.cpu[stage].add(time.thread_time() - cpu)
+            self.wall[stage].add(time.perf_counter() - wall)
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """{stage: {p50_ms, p95_ms, p99_ms, cpu_ms}} of the stages that ran."""
+        report = {}
+        for stage, durations in self.wall.items():
+            if durations.count:
+                row = {f"{k}_ms": v for k, v in durations.percentiles_ms().items()}
+                row["cpu_ms"] = round(self.cpu[stage].mean_ms(), 3)
+                report[stage] = row
+        return report
+
+
+class RateMeter:
+    """Frames per second over the last second or so, for a live display."""
+
+    def __init__(self, span_seconds: float = 1.0) -> None:
+        self.span_seconds = span_seconds
+        self._times: list[float] = []
+
+    def tick(self, now: float) -> float | None:
+        """Counts an event at `now` (seconds); the rate, or None before the second event."""
+        self._times.append(now)
+        while len(self._times) > 2 and now - self._times[0] > self.span_seconds:
+            self._times.pop(0)
+        elapsed = now - self._times[0]
+        return (len(self._times) - 1) / elapsed if elapsed > 0 else None
