@@ -39,7 +39,8 @@ class Contract:
         align_corners: how logits are upsampled.
         family, options: the network in `rtseg.models` and its build options; "" if not ours.
         trained_on: data sets, for people.
-        miou: {data, split, size, miou} as measured at export, or empty.
+        measured: {data, split, size, miou} of this file, or empty.
+        facts: {params, gmacs, paper, year} of the network, for people.
         licence: of the weights.
     """
 
@@ -54,7 +55,8 @@ class Contract:
     family: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     trained_on: str = ""
-    miou: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
 
     def __post_init__(self) -> None:

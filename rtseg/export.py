@@ -17,14 +17,60 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from rtseg import plugins
 from rtseg.artifact import Contract
+from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
+from rtseg.frame import ClassTable
+from rtseg.models import AUXILIARY_PREFIX
 from rtseg.models.layers import fuse_batch_norm
+from rtseg.models._weights import load_weights
+from rtseg.recipe import Recipe
 
 OPSET = 18
 _HALF_FROM = 32
 """Tensors with fewer elements than this stay float32: there is nothing to save in them."""
+
+
+def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: bool = True) -> float:
+    """Exports a checkpoint of `rtseg train`; see `export_onnx` for the check and the result.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the recipe's network.
+        ModelError: the exported file does not reproduce the network.
+    """
+    module = plugins.load("rtseg.models", recipe.model.family)
+    data = plugins.load("rtseg.data", recipe.data.val.partition(":")[0])
+    classes = ClassTable(data.CLASSES, data.PALETTE, data.IGNORE_INDEX)
+    network = module.build(len(classes), **recipe.model.options)
+    load_weights(network, checkpoint)
+    contract = Contract(
+        recipe.name,
+        classes,
+        MEAN_RGB,
+        STD_RGB,
+        input_hw=recipe.data.input_hw,
+        input_multiple=module.INPUT_MULTIPLE,
+        output_stride=module.OUTPUT_STRIDE,
+        align_corners=module.ALIGN_CORNERS,
+        family=recipe.model.family,
+        options=recipe.model.options,
+        trained_on=", ".join(spec.partition(":")[0] for spec in recipe.data.train),
+        facts={
+            "params": sum(
+                p.numel()
+                for name, p in network.named_parameters()
+                if not name.startswith(AUXILIARY_PREFIX)
+            ),
+            "gmacs": round(_gmacs(network, recipe.data.input_hw), 2),
+            "paper": module.PAPER,
+            "year": module.YEAR,
+        },
+        licence="Apache-2.0",
+    )
+    return export_onnx(network, contract, path, half=half)
 
 
 def export_onnx(
@@ -66,17 +112,11 @@ def export_onnx(
     return error
 
 
-def contract_of(path: Path) -> Contract:
-    """The contract of an exported file."""
-    metadata = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
-    return Contract.from_metadata(metadata)
-
-
-def set_miou(path: Path, miou: dict[str, Any]) -> None:
+def set_measured(path: Path, measured: dict[str, Any]) -> None:
     """Writes a measured {data, split, size, miou} into the contract of an existing file."""
     model = onnx.load(str(path))
     old = {p.key: p.value for p in model.metadata_props}
-    contract = dataclasses.replace(Contract.from_metadata(old), miou=miou)
+    contract = dataclasses.replace(Contract.from_metadata(old), measured=measured)
     del model.metadata_props[:]
     for key, value in {**old, **contract.to_metadata()}.items():
         model.metadata_props.add(key=key, value=value)
@@ -134,6 +174,13 @@ def _store_half(model: Any) -> None:
     graph.node.extend(nodes)
     # Shapes and types of intermediates were written for float32 initializers.
     del graph.value_info[:]
+
+
+def _gmacs(network: nn.Module, input_hw: tuple[int, int]) -> float:
+    """Billions of multiply-accumulates of one forward pass, by PyTorch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network.eval()(torch.zeros(1, 3, *input_hw))
+    return counter.get_total_flops() / 2e9
 
 
 def _relative_error(network: nn.Module, data: bytes, size: tuple[int, int]) -> float:

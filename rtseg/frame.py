@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -147,9 +148,15 @@ class LabelMap:
 
     def fractions(self) -> dict[str, float]:
         """Share of the pixels of each class, by name; ignored pixels count for none of them."""
-        counts = np.bincount(self.labels.ravel(), minlength=256)
+        counts = self.histogram()
         total = float(self.labels.size)
-        return {name: counts[i] / total for i, name in enumerate(self.classes.names)}
+        return {name: float(counts[i]) / total for i, name in enumerate(self.classes.names)}
+
+    def histogram(self) -> NDArray[np.float32]:
+        """(256,) float32: how many pixels have each label."""
+        # OpenCV counts bytes as they are; np.bincount would widen every pixel to 64 bits first.
+        counts: NDArray[np.float32] = cv2.calcHist([self.labels], [0], None, [256], [0, 256])
+        return counts.ravel()
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """(H, W) bool: where the named class is."""

@@ -1,13 +1,21 @@
-"""Stage clocks and percentiles. Knows nothing of frames or threads beyond the calling one."""
+"""Stage clocks, percentiles and the run report. Knows nothing of frames, engines or pipelines."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
+import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from rtseg import __version__
 
 _WINDOW = 4096
 """How many latest durations a percentile is taken over: bounded, so that days of running cost nothing."""
@@ -42,7 +50,7 @@ class Durations:
         return 1e3 * self.total_seconds / self.count if self.count else 0.0
 
 
-def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+def percentiles_ms(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     """{p50, p95, p99} in milliseconds of durations in seconds; empty for an empty sequence."""
     if len(seconds) == 0:
         return {}
@@ -96,3 +104,71 @@ class RateMeter:
             self._times.pop(0)
         elapsed = now - self._times[0]
         return (len(self._times) - 1) / elapsed if elapsed > 0 else None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did and how fast, as `--report` writes it.
+
+    Attributes:
+        frames_in: frames that the source gave.
+        frames_out: frames whose mask reached the sinks.
+        frames_dropped: frames dropped by the policy, or by a source that could not be read.
+        fps: frames out per second, from the first mask to the last.
+        engine_fps: the engine alone, same input, same run; None if not measured.
+        bound_fps: 1 / (engine seconds + CPU seconds of the other stages / cores): what a
+            pipeline can reach that wastes nothing; None if not measured.
+        mask_age_ms: {p50, p95, p99} from capture to the moment the sinks got the mask.
+        stages: {stage: {p50_ms, p95_ms, p99_ms, cpu_ms}}.
+        class_fraction: {class: mean share of pixels}.
+        miou: where the source knows the truth, as a fraction.
+        input_size: (H, W) of the network's input; source_size: of the last frame.
+        warnings: lines that the user was shown.
+    """
+
+    frames_in: int
+    frames_out: int
+    frames_dropped: int
+    seconds: float
+    fps: float | None
+    engine_fps: float | None
+    bound_fps: float | None
+    mask_age_ms: dict[str, float]
+    stages: dict[str, dict[str, float]]
+    class_fraction: dict[str, float]
+    miou: float | None
+    source: str
+    source_size: tuple[int, int] | None
+    input_size: tuple[int, int] | None
+    model: str
+    engine: str
+    precision: str
+    device: str
+    cores: int
+    policy: str
+    versions: dict[str, str]
+    command: list[str]
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; NaN never occurs, unknown is null."""
+        return dataclasses.asdict(self)
+
+
+def bound_fps(engine_fps: float, other_cpu_seconds: float, cores: int) -> float:
+    """Frames per second of a pipeline that shares `cores` cores without waste.
+
+    The engine uses every core while it runs; the other stages' CPU time spreads over them.
+    """
+    return 1.0 / (1.0 / engine_fps + other_cpu_seconds / cores)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of rtseg, Python and the named distributions; absent ones are left out."""
+    found = {"rtseg": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -24,15 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from rtseg import plugins
 from rtseg.data import DataSet, Sample, open_data
-from rtseg.data.transforms import Augmentation, augment
+from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation, augment
 from rtseg.errors import ConfigError
 from rtseg.losses import log_class_weights, segmentation_loss
 from rtseg.metrics import Confusion
+from rtseg.models._weights import load_weights, save_weights
 from rtseg.recipe import Recipe
-
-MEAN_RGB = (0.411, 0.425, 0.432)
-STD_RGB = (0.274, 0.285, 0.281)
-"""Mean and standard deviation of CamVid train, RGB in 0..1; part of the shipped contract."""
 
 
 def train(
@@ -42,9 +39,9 @@ def train(
     resume: bool = True,
     progress: Callable[[str], None] = print,
 ) -> Path:
-    """Trains a network and returns the path of the best checkpoint (`best.pt`, averaged weights).
+    """Trains a network and returns the path of the best checkpoint, its averaged weights.
 
-    Writes `last.pt` (everything needed to resume), `best.pt` and `log.jsonl` to `directory`.
+    Writes `last.pt` (everything needed to resume), `best.safetensors` and `log.jsonl` to `directory`.
     With `resume`, an existing `last.pt` is continued.
 
     Raises:
@@ -74,7 +71,7 @@ def train(
     network, optimiser = fabric.setup(network, optimiser)
 
     directory.mkdir(parents=True, exist_ok=True)
-    last, best = directory / "last.pt", directory / "best.pt"
+    last, best = directory / "last.pt", directory / "best.safetensors"
     step, best_miou = 0, -1.0
     if resume and last.is_file():
         state = torch.load(last, map_location=fabric.device, weights_only=True)
@@ -124,7 +121,7 @@ def train(
             losses = []
             if miou > best_miou:
                 best_miou = miou
-                _save({"average": average, "step": step, "miou": miou}, best)
+                save_weights(average, best, step=step, miou=miou)
             _save(
                 {
                     "network": network.state_dict(),
@@ -136,15 +133,6 @@ def train(
                 last,
             )
     return best
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a checkpoint's averaged weights into a network of the same shape; ConfigError if not."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["average"])
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{path}: cannot start from this checkpoint: {error}") from error
 
 
 class _Draws(Dataset[tuple[Tensor, Tensor]]):

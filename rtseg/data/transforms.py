@@ -9,6 +9,9 @@ import numpy as np
 
 from rtseg.frame import ImageBGR, Labels
 
+MEAN_RGB = (0.411, 0.425, 0.432)
+STD_RGB = (0.274, 0.285, 0.281)
+"""What our networks are trained with, RGB in 0..1: the mean of CamVid train, and the usual deviation."""
 
 @dataclass(frozen=True)
 class Augmentation:

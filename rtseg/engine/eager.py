@@ -114,6 +114,7 @@ def _build(model: ModelFile) -> Any:
             f"{model.path}: eager runs networks of rtseg.models only, and the file names none: "
             "use --engine openvino or onnxruntime"
         )
+    from rtseg.models import AUXILIARY_PREFIX
     from rtseg.models.layers import fuse_batch_norm
 
     network = plugins.load("rtseg.models", contract.family).build(
@@ -124,6 +125,8 @@ def _build(model: ModelFile) -> Any:
     stored = {t.name: t for t in graph.initializer}
     state = {}
     for key, value in network.state_dict().items():
+        if key.startswith(AUXILIARY_PREFIX):
+            continue
         tensor = stored.get(key)
         if tensor is None or tuple(tensor.dims) != tuple(value.shape):
             raise EngineError(
@@ -131,7 +134,7 @@ def _build(model: ModelFile) -> Any:
                 f"({key} is missing or of another shape): export it again with `rtseg export`"
             )
         state[key] = torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype(np.float32))
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)
     return network
 
 

@@ -17,6 +17,8 @@ from rtseg.models.layers import ConvBNReLU, PyramidPooling, upsample_like
 OUTPUT_STRIDE = 4
 ALIGN_CORNERS = True
 INPUT_MULTIPLE = 32
+PAPER = "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow"
+YEAR = 2023
 
 
 def flow_warp(features: Tensor, flow: Tensor) -> Tensor:

@@ -1,0 +1,321 @@
+"""The command line: flags only. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtseg.config import RunConfig, parse_size, parse_triple
+from rtseg.errors import ConfigError, RtsegError
+
+if TYPE_CHECKING:
+    from rtseg.pipeline import Pipeline
+
+app = typer.Typer(
+    name="rtseg",
+    help="Real-time video segmentation: a class for every pixel, every frame on time.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or eager.")
+]
+Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, int8 or fp8.")]
+Size = Annotated[str, typer.Option(help="Input of the network, HEIGHTxWIDTH, or auto.")]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", help="Class table of a model file without a contract.")
+]
+Mean = Annotated[str | None, typer.Option(help="R,G,B in 0..1, for a file without a contract.")]
+Std = Annotated[str | None, typer.Option(help="R,G,B in 0..1, for a file without a contract.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write the result there; - for stdout.")]
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")
+    ] = False,
+) -> None:
+    if verbose:
+        os.environ["RTSEG_VERBOSE"] = "1"
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str,
+        typer.Option(
+            help="camera, camera:N, /dev/videoN, csi:N, a video, a directory or glob of images, "
+            "rtsp://, http(s)://, or synth:"
+        ),
+    ],
+    model: Model = "street-m",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    size: Size = "auto",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="latest drops the oldest waiting frame, every drops none."),
+    ] = None,
+    effect: Annotated[
+        str,
+        typer.Option(help="overlay, mask, contour, blur:CLASS[+CLASS] or side-by-side."),
+    ] = "overlay",
+    opacity: Annotated[float, typer.Option(help="Of the colours, 0 to 1.")] = 0.5,
+    save: Annotated[Path | None, typer.Option(help="Write an H.264 video (.mp4).")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Write index PNGs to a directory.")] = None,
+    jsonl: Annotated[
+        str | None, typer.Option(help="Write a line per frame; - for stdout.")
+    ] = None,
+    show: Annotated[bool, typer.Option(help="Open a window; q ends the run.")] = False,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", "--json", help="Write the run report; - for stdout.")
+    ] = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
+) -> None:
+    """Segment a camera, a video or images, live."""
+    config = RunConfig(
+        source,
+        model=model,
+        engine=engine,
+        precision=precision,
+        size=parse_size(size),
+        policy=policy,
+        effect=effect,
+        opacity=opacity,
+        save=save,
+        masks=masks,
+        jsonl=jsonl,
+        report=report,
+        show=show,
+        max_frames=max_frames,
+        classes_file=classes,
+        mean=None if mean is None else parse_triple(mean, "--mean"),
+        std=None if std is None else parse_triple(std, "--std"),
+    )
+    from rtseg.pipeline import run_config
+    from rtseg.terminal import RunDisplay
+
+    with RunDisplay() as display:
+        result = run_config(
+            config,
+            on_notice=display.notice,
+            on_progress=display.progress,
+            on_pipeline=_stop_on_signals,
+            measure_engine=report is not None,
+        )
+    display.summary(result)
+    if report is not None:
+        _write_json(result.to_dict(), report)
+
+
+@app.command()
+def models(json_path: Json = None) -> None:
+    """List the shipped models."""
+    from rtseg.terminal import models_table
+    from rtseg.zoo import model_rows
+
+    rows = model_rows()
+    if json_path is not None:
+        _write_json(rows, json_path)
+    if json_path != "-":
+        models_table(rows)
+
+
+@app.command(name="eval")
+def evaluate(
+    data: Annotated[str, typer.Option(help="NAME:DIR, such as camvid:CamVid, or synth:seed=1.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    model: Model = "street-m",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    size: Size = "auto",
+    json_path: Json = None,
+) -> None:
+    """Measure mIoU and accuracy against the labels of a data set."""
+    from rtseg.artifact import load_model
+    from rtseg.data import open_data
+    from rtseg.engine import open_engine
+    from rtseg.evaluate import evaluate as evaluate_model
+    from rtseg.segmenter import Segmenter
+    from rtseg.terminal import Bar, evaluation_table
+
+    hw = parse_size(size)
+    samples = open_data(data, split)
+    file = load_model(model)
+    segmenter = Segmenter(file, open_engine(file, engine, precision), size=hw)
+    try:
+        with Bar("eval") as bar:
+            evaluation = evaluate_model(segmenter, samples, on_progress=bar.update)
+        result = evaluation.to_dict(segmenter, samples, sys.argv)
+    finally:
+        segmenter.close()
+    if json_path is not None:
+        _write_json(result, json_path)
+    if json_path != "-":
+        evaluation_table(result)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A training recipe, TOML.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of checkpoints and log [runs/NAME].")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the directory's last.pt.")] = True,
+) -> None:
+    """Train a network by a recipe: checkpoints, a log and an ONNX file with the contract."""
+    from rtseg.recipe import read_recipe
+
+    plan = read_recipe(recipe)
+    _need_torch()
+    from rtseg.export import export_checkpoint
+    from rtseg.train import train as train_network
+
+    directory = out or Path("runs") / plan.name
+    best = train_network(plan, directory, resume=resume, progress=_say)
+    path = directory / f"{plan.name}.onnx"
+    error = export_checkpoint(plan, best, path)
+    _say(f"wrote {path}: relative error against PyTorch {error:.1e}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="best.safetensors of a training run.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe it was trained by.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = True,
+) -> None:
+    """Export a trained network to ONNX with the preprocess contract."""
+    from rtseg.recipe import read_recipe
+
+    plan = read_recipe(recipe)
+    _need_torch()
+    from rtseg.export import export_checkpoint
+
+    error = export_checkpoint(plan, checkpoint, out, half=half)
+    _say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB, relative error {error:.1e}")
+
+
+@app.command()
+def bench(
+    data: Annotated[
+        str, typer.Option(help="Labelled frames to run on, NAME:DIR.")
+    ] = "synth:seed=5,frames=64",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    model: Model = "street-m",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    size: Size = "auto",
+    frames: Annotated[int, typer.Option(help="Frames to run through the pipeline.")] = 300,
+    json_path: Json = None,
+) -> None:
+    """Measure frames per second against mIoU."""
+    if frames < 2:
+        raise ConfigError(f"--frames must be at least 2, got {frames}")
+    from rtseg.artifact import load_model
+    from rtseg.bench import bench_row, results
+    from rtseg.data import open_data
+    from rtseg.terminal import bench_table
+
+    hw = parse_size(size)
+    samples = open_data(data, split)
+    row = bench_row(
+        load_model(model), samples, engine=engine, precision=precision, size=hw, frames=frames
+    )
+    record = results([row], samples, sys.argv)
+    if json_path is not None:
+        _write_json(record, json_path)
+    if json_path != "-":
+        bench_table(record)
+    if row["error"]:
+        raise ConfigError(row["error"])
+
+
+@app.command()
+def doctor(json_path: Json = None) -> None:
+    """Show what this machine has, and what to do about what is missing."""
+    from rtseg.doctor import examine
+    from rtseg.terminal import doctor_table
+
+    findings = examine()
+    if json_path is not None:
+        _write_json([f.to_dict() for f in findings], json_path)
+    if json_path != "-":
+        doctor_table(findings)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and exits with its code (see `rtseg.errors`)."""
+    try:
+        app(arguments, standalone_mode=True)
+    except RtsegError as error:
+        _fail(error, error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(error: RtsegError, code: int) -> None:
+    if os.environ.get("RTSEG_VERBOSE"):
+        traceback.print_exc()
+    print(f"rtseg: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _stop_on_signals(pipeline: Pipeline) -> None:
+    """Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once."""
+
+    def stop(number: int, frame: object) -> None:
+        pipeline.stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _write_json(value: Any, path: str) -> None:
+    text = json.dumps(value, indent=2)
+    if path == "-":
+        print(text)
+        return
+    try:
+        Path(path).write_text(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+
+
+def _need_torch() -> None:
+    from rtseg.errors import MissingDependencyError
+
+    try:
+        import lightning.fabric  # noqa: F401
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(
+            str(error.name), "torch", "training and export"
+        ) from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Frozen configurations, checked once, at the edge. Imports nothing that takes time to load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtseg.errors import ConfigError
+
+POLICIES = ("latest", "every")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `rtseg run` does.
+
+    Attributes:
+        source: URI, see `rtseg.source.open_source`.
+        model: a shipped name or the path of a model file.
+        engine, precision: see `rtseg.engine.open_engine`.
+        size: (H, W) of the network's input; None to choose by the frame.
+        policy: "latest" drops the oldest waiting frame, "every" drops none; None to choose by
+            the source: latest for live ones, every for files.
+        effect: see `rtseg.overlay.Effect`.
+        opacity: of the colours over the image, 0..1.
+        save, masks, jsonl, report: where to write; None for not at all. `jsonl` and `report`
+            may be "-" for stdout.
+        show: open a window.
+        max_frames: stop after this many frames; None for all.
+        classes_file, mean, std: stand in for the contract of a model file without one.
+    """
+
+    source: str
+    model: str = "street-m"
+    engine: str = "auto"
+    precision: str = "auto"
+    size: tuple[int, int] | None = None
+    policy: str | None = None
+    effect: str = "overlay"
+    opacity: float = 0.5
+    save: Path | None = None
+    masks: Path | None = None
+    jsonl: str | None = None
+    report: str | None = None
+    show: bool = False
+    max_frames: int | None = None
+    classes_file: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ConfigError("--source is empty: give a file, a camera or a URL")
+        if self.policy not in (None, *POLICIES):
+            raise ConfigError(
+                f"unknown policy {self.policy!r}: choose one of {', '.join(POLICIES)}"
+            )
+        if not 0.0 <= self.opacity <= 1.0:
+            raise ConfigError(f"--opacity must be in 0..1, got {self.opacity}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ConfigError(f"--max-frames must be at least 1, got {self.max_frames}")
+        if self.save is not None and _same_file(self.save, self.source):
+            raise ConfigError(f"--save {self.save} is the source itself: choose another name")
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """(H, W) of "HxW"; None for "auto".
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text == "auto":
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not all(1 <= int(v) <= 16384 for v in match.groups()):
+        raise ConfigError(f"--size {text!r}: expected HEIGHTxWIDTH such as 384x480, or auto")
+    return int(match[1]), int(match[2])
+
+
+def parse_triple(text: str, flag: str) -> tuple[float, float, float]:
+    """Three numbers of "a,b,c".
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        first, second, third = (float(v) for v in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"{flag} {text!r}: expected three numbers (R,G,B) such as 0.485,0.456,0.406"
+        ) from error
+    return first, second, third
+
+
+def _same_file(path: Path, source: str) -> bool:
+    try:
+        return path.exists() and Path(source).exists() and path.samefile(source)
+    except OSError:
+        return False

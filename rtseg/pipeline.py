@@ -1,0 +1,423 @@
+"""The way of a frame: source -> segmenter -> overlay -> sinks.
+
+    decode thread     source  -> waiting            (bounded; the policy decides what a full one does)
+    segment thread    waiting -> segmenter.submit   (preprocess; the engine has a thread of its own)
+    calling thread    segmenter.collect -> render -> sinks
+
+A place in flight is taken before the next frame is, so that under the policy "latest" the engine
+always gets the freshest one. An exception in any thread ends the run: the queues are aborted, the
+sinks closed with what they have, and the exception is raised in the caller.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rtseg import plugins
+from rtseg.artifact import load_model
+from rtseg.config import RunConfig
+from rtseg.engine import open_engine
+from rtseg.errors import SourceError
+from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap, Labels
+from rtseg.metrics import Confusion
+from rtseg.overlay import Renderer
+from rtseg.queues import BoundedQueue
+from rtseg.segmenter import InFlight, Segmenter, cpu_count, round_up
+from rtseg.sink import Sink, StopRequested
+from rtseg.source import Source, SourceInfo, open_source
+from rtseg.timing import Durations, RateMeter, RunReport, bound_fps, versions
+
+_WAITING = {"every": 4, "latest": 1}
+_DEPTH = {"every": 2, "latest": 1}
+"""Frames between decode and engine, and in the engine: throughput for files, freshness for cameras."""
+
+_STUCK_SECONDS = 2.0
+"""How long a read may take to end by itself when a run stops."""
+
+
+def run(
+    source: str,
+    *,
+    sinks: Sequence[Sink] = (),
+    model: str = "street-m",
+    engine: str = "auto",
+    precision: str = "auto",
+    size: tuple[int, int] | None = None,
+    policy: str | None = None,
+    effect: str = "overlay",
+    opacity: float = 0.5,
+    save: Path | None = None,
+    masks: Path | None = None,
+    max_frames: int | None = None,
+) -> RunReport:
+    """Segments a source into sinks and returns the report.
+
+    Args:
+        source: URI, as on the command line.
+        sinks: any objects that fit `rtseg.sink.Sink`; closed by the run.
+        model, engine, precision, size, policy, effect, opacity, save, masks, max_frames: see
+            `rtseg.config.RunConfig`.
+
+    Raises:
+        RtsegError: one of its kinds, for anything the caller can mend.
+    """
+    config = RunConfig(
+        source,
+        model=model,
+        engine=engine,
+        precision=precision,
+        size=size,
+        policy=policy,
+        effect=effect,
+        opacity=opacity,
+        save=save,
+        masks=masks,
+        max_frames=max_frames,
+    )
+    return run_config(config, sinks=sinks)
+
+
+def run_config(
+    config: RunConfig,
+    *,
+    sinks: Sequence[Sink] = (),
+    on_notice: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_pipeline: Callable[[Pipeline], None] = lambda pipeline: None,
+    measure_engine: bool = False,
+    command: Sequence[str] = (),
+) -> RunReport:
+    """Opens what the config names, runs it, closes it.
+
+    Args:
+        sinks: more sinks than the config's own.
+        on_notice: gets lines that the user should see once.
+        on_progress: called after each frame.
+        on_pipeline: gets the pipeline before it starts, for `stop`.
+        measure_engine: time the engine alone after the run, for the report.
+        command: for the report; the process's own arguments by default.
+    """
+    with ExitStack() as cleanup:
+        source = open_source(config.source)
+        cleanup.callback(source.close)
+        file = load_model(
+            config.model, classes_file=config.classes_file, mean=config.mean, std=config.std
+        )
+        contract = file.contract
+        if config.size and round_up(config.size, contract.input_multiple) != config.size:
+            height, width = round_up(config.size, contract.input_multiple)
+            on_notice(
+                f"--size rounded up to {height}x{width}: "
+                f"{contract.name} takes multiples of {contract.input_multiple}"
+            )
+        engine = open_engine(file, config.engine, config.precision)
+        segmenter = Segmenter(file, engine, size=config.size)
+        cleanup.callback(segmenter.close)
+        policy = config.policy or ("latest" if source.info.live else "every")
+        title = f"{contract.name} {engine.info.name} {engine.info.precision}"
+        renderer = Renderer(contract.classes, config.effect, config.opacity, title=title)
+        segmenter.warm_up(source.info.size_hw)
+        own = open_sinks(config, source.info)
+        pipeline = Pipeline(
+            source,
+            segmenter,
+            renderer,
+            [*own, *sinks],
+            policy=policy,
+            max_frames=config.max_frames,
+            on_progress=on_progress,
+        )
+        on_pipeline(pipeline)
+        pipeline.run()
+        for line in source.warnings:
+            on_notice(line)
+        return pipeline.report(measure_engine=measure_engine, command=command)
+
+
+def open_sinks(config: RunConfig, info: SourceInfo) -> list[Sink]:
+    """The sinks that a config names; if one cannot be opened, those before it are closed."""
+    targets = {
+        "video": config.save,
+        "masks": config.masks,
+        "jsonl": config.jsonl,
+        "window": "rtseg" if config.show else None,
+    }
+    with ExitStack() as cleanup:
+        opened: list[Sink] = []
+        for kind, target in targets.items():
+            if target is not None:
+                sink: Sink = plugins.load("rtseg.sink", kind).open(str(target), fps=info.fps)
+                cleanup.callback(sink.close)
+                opened.append(sink)
+        cleanup.pop_all()
+    return opened
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a run: frames out so far, how many there will be, current rate and mask age."""
+
+    frames_out: int
+    frame_count: int | None
+    fps: float | None
+    mask_age_ms: float
+
+
+class Pipeline:
+    """One run. Build it, call `run` once; `stop` may come from any thread or signal handler.
+
+    Args:
+        source, segmenter, renderer, sinks: open and ready; the caller closes source and segmenter,
+            the pipeline closes the sinks.
+        policy: "latest" or "every".
+        max_frames: stop after this many masks; None for all.
+        on_progress: called after each frame.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        segmenter: Segmenter,
+        renderer: Renderer,
+        sinks: Sequence[Sink],
+        *,
+        policy: str,
+        max_frames: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._segmenter = segmenter
+        self._renderer = renderer
+        self._sinks = sinks
+        self._policy = policy
+        self._max_frames = max_frames
+        self._on_progress = on_progress
+        self._clock = segmenter.clock
+        self._waiting: BoundedQueue[Frame] = BoundedQueue(
+            _WAITING[policy], drop_oldest=policy == "latest"
+        )
+        self._in_flight: BoundedQueue[InFlight] = BoundedQueue(_DEPTH[policy])
+        self._free = threading.Semaphore(_DEPTH[policy])
+        self._stopping = threading.Event()
+        self._errors: list[BaseException] = []
+        self._tally = _Tally(segmenter.model.contract.classes, source.info.classes)
+        self._frames_in = 0
+
+    def run(self) -> None:
+        """Runs until the source ends, `stop`, `max_frames`, or an error; closes the sinks.
+
+        Raises:
+            Whatever a source, engine or sink raised first.
+        """
+        threads = [
+            threading.Thread(target=self._guard, args=(work,), name=f"rtseg-{name}", daemon=True)
+            for name, work in (("decode", self._decode), ("segment", self._segment))
+        ]
+        with ExitStack() as cleanup:
+            for sink in self._sinks:
+                cleanup.callback(self._close_sink, sink)
+            for thread in threads:
+                thread.start()
+            try:
+                self._deliver()
+            except BaseException as error:
+                self._errors.append(error)
+            finally:
+                self._abort()
+                self._join(threads)
+        if self._errors:
+            raise self._errors[0]
+
+    def stop(self) -> None:
+        """Asks the run to end: what is in flight is finished, nothing new is read."""
+        self._stopping.set()
+        self._waiting.close()
+
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
+        """Waits for the threads; a source that is stuck in a read is closed under it."""
+        for thread in threads:
+            thread.join(timeout=_STUCK_SECONDS)
+        if any(thread.is_alive() for thread in threads):
+            self._source.close()
+            for thread in threads:
+                thread.join(timeout=_STUCK_SECONDS)
+
+    def _decode(self) -> None:
+        frames = iter(self._source)
+        while not self._stopping.is_set():
+            with self._clock.time("decode"):
+                frame = next(frames, None)
+            if frame is None:
+                break
+            self._frames_in += 1
+            if not self._waiting.put(frame):
+                break
+            if self._policy == "every" and self._frames_in == self._max_frames:
+                break
+        self._waiting.close()
+
+    def _segment(self) -> None:
+        while True:
+            self._free.acquire()
+            frame = self._waiting.get()
+            if frame is None:
+                break
+            if not self._in_flight.put(self._segmenter.submit(frame)):
+                break
+        self._in_flight.close()
+
+    def _deliver(self) -> None:
+        """In the calling thread, because a window must be served from the main one."""
+        rate = RateMeter()
+        age_ms: float | None = None
+        wants_picture = any(sink.wants_picture for sink in self._sinks)
+        while (in_flight := self._in_flight.get()) is not None:
+            frame = in_flight.frame
+            in_flight.logits.exception()  # waits for the engine; collect raises what it holds
+            self._free.release()
+            result = self._segmenter.collect(in_flight)
+            fps = rate.tick(time.monotonic())
+            picture: ImageBGR | None = None
+            if wants_picture:
+                with self._clock.time("render"):
+                    picture = self._renderer.render(frame, result, fps=fps, mask_age_ms=age_ms)
+            age = time.monotonic() - frame.captured_at
+            age_ms = 1e3 * age
+            try:
+                with self._clock.time("encode"):
+                    for sink in self._sinks:
+                        sink.write(frame, result, picture)
+            except StopRequested:
+                self.stop()
+            with self._clock.time("score"):
+                self._tally.add(frame, result, age)
+            if self._on_progress is not None:
+                self._on_progress(
+                    Progress(self._tally.frames, self._source.info.frame_count, fps, age_ms)
+                )
+            if self._max_frames is not None and self._tally.frames >= self._max_frames:
+                break
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Runs a thread's work; an exception is kept for the caller and ends the run."""
+        try:
+            work()
+        except BaseException as error:
+            self._errors.append(error)
+            # Masks of frames decoded before a source broke are still delivered.
+            if isinstance(error, SourceError):
+                self._waiting.close()
+            else:
+                self._abort()
+
+    def _abort(self) -> None:
+        self._stopping.set()
+        self._waiting.abort()
+        self._in_flight.abort()
+        self._free.release()
+
+    def _close_sink(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except Exception as error:
+            self._errors.append(error)
+
+    def report(self, *, measure_engine: bool = True, command: Iterable[str] = ()) -> RunReport:
+        """What the run did. With `measure_engine` the idle engine is timed alone, for a second."""
+        tally, info, engine = self._tally, self._source.info, self._segmenter.engine.info
+        fps = tally.fps()
+        engine_fps = self._segmenter.engine_fps() if measure_engine else None
+        stages = self._clock.report()
+        other = sum(row["cpu_ms"] for stage, row in stages.items() if stage != "infer") / 1e3
+        bound = bound_fps(engine_fps, other, cpu_count()) if engine_fps else None
+        return RunReport(
+            frames_in=self._frames_in,
+            frames_out=tally.frames,
+            frames_dropped=self._waiting.dropped,
+            seconds=round(tally.seconds(), 3),
+            fps=_rounded(fps, 2),
+            engine_fps=_rounded(engine_fps, 2),
+            bound_fps=_rounded(bound, 2),
+            mask_age_ms=tally.age.percentiles_ms(),
+            stages=stages,
+            class_fraction=tally.class_fraction(),
+            miou=_rounded(tally.miou(), 4),
+            source=info.name,
+            source_size=tally.frame_hw,
+            input_size=self._segmenter.input_hw,
+            model=self._segmenter.model.contract.name,
+            engine=engine.name,
+            precision=engine.precision,
+            device=engine.device,
+            cores=cpu_count(),
+            policy=self._policy,
+            versions={**versions("numpy", "opencv-python", "av"), engine.name: engine.version},
+            command=list(command) or sys.argv,
+            warnings=list(self._source.warnings),
+        )
+
+
+class _Tally:
+    """What the report needs of every frame, in constant memory."""
+
+    def __init__(self, classes: ClassTable, truth_classes: ClassTable | None) -> None:
+        self.frames = 0
+        self.age = Durations()
+        self.frame_hw: tuple[int, int] | None = None
+        self._first = self._last = 0.0
+        self._classes = classes
+        self._share = np.zeros(256, np.float64)
+        self._confusion = Confusion(len(classes))
+        self._truth_table = None
+        if truth_classes is not None:
+            self._truth_table = _by_name(truth_classes, classes)
+
+    def add(self, frame: Frame, result: LabelMap, age: float) -> None:
+        self._last = time.monotonic()
+        if not self.frames:
+            self._first = self._last
+        self.frames += 1
+        self.frame_hw = frame.size_hw
+        self.age.add(age)
+        self._share += result.histogram() / result.labels.size
+        if frame.labels is not None and self._truth_table is not None:
+            self._confusion.add(self._truth_table[frame.labels], result.labels)
+
+    def seconds(self) -> float:
+        return self._last - self._first
+
+    def fps(self) -> float | None:
+        """The first mask starts the clock: loading and compiling are not the stream's pace."""
+        return (self.frames - 1) / self.seconds() if self.seconds() > 0 else None
+
+    def class_fraction(self) -> dict[str, float]:
+        frames = max(self.frames, 1)
+        return {
+            name: round(float(self._share[i]) / frames, 6)
+            for i, name in enumerate(self._classes.names)
+        }
+
+    def miou(self) -> float | None:
+        value = self._confusion.mean_iou()
+        return None if np.isnan(value) else value
+
+
+def _by_name(truth: ClassTable, classes: ClassTable) -> Labels:
+    """(256,) uint8: the source's label to the model's, by class name; 255 where there is none."""
+    table = np.full(256, 255, np.uint8)
+    known = {name.lower(): i for i, name in enumerate(classes.names)}
+    for i, name in enumerate(truth.names):
+        table[i] = known.get(name.lower(), 255)
+    return table
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,186 @@
+"""What a person sees in the terminal: progress, tables, the summary of a run. On stderr, but tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rtseg.doctor import Finding
+from rtseg.pipeline import Progress as RunProgress
+from rtseg.timing import RunReport
+
+_PLAIN_EVERY_SECONDS = 5.0
+
+
+class Bar:
+    """A progress bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console(stderr=True)
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed} of {task.total}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._live.add_task(title, total=None, note="")
+        self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
+
+    def __enter__(self) -> Bar:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Shows how far it is; cheap enough to be called for every frame."""
+        if self._live is not None:
+            self._live.update(self._task, completed=done, total=total, note=note)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
+            of = f" of {total}" if total else ""
+            self.print(f"{self._title}: {done}{of} {note}".rstrip())
+
+    def print(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+class RunDisplay(Bar):
+    """What `rtseg run` shows while it runs, and at the end."""
+
+    def __init__(self) -> None:
+        super().__init__("frames")
+
+    def __enter__(self) -> RunDisplay:
+        super().__enter__()
+        return self
+
+    def notice(self, line: str) -> None:
+        """A line that the user should see once."""
+        self.print(f"rtseg: {line}")
+
+    def progress(self, moment: RunProgress) -> None:
+        fps = "" if moment.fps is None else f"{moment.fps:.1f} FPS, "
+        note = f"{fps}mask age {moment.mask_age_ms:.0f} ms"
+        self.update(moment.frames_out, moment.frame_count, note)
+
+    def summary(self, report: RunReport) -> None:
+        """One line: what came out, how fast, how old."""
+        parts = [f"{report.frames_out} frames"]
+        if report.fps is not None:
+            parts.append(f"{report.fps:.1f} FPS")
+        if report.engine_fps is not None:
+            parts.append(f"engine alone {report.engine_fps:.1f} FPS")
+        if report.mask_age_ms:
+            age = report.mask_age_ms
+            parts.append(f"mask age p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms")
+        if report.miou is not None:
+            parts.append(f"mIoU {100 * report.miou:.1f} %")
+        if report.frames_dropped:
+            parts.append(f"{report.frames_dropped} dropped")
+        what = f"{report.model}, {report.engine} {report.precision}"
+        print(f"{', '.join(parts)} ({what})", file=sys.stderr)
+
+
+def models_table(rows: Sequence[dict[str, Any]]) -> None:
+    """The zoo, for people."""
+    table = Table("model", "family", "params", "GMACs", "stride", "mIoU", "data", box=None)
+    for row in rows:
+        shipped = row["shipped"] or {}
+        table.add_row(
+            row["name"],
+            row["family"],
+            f"{row['params'] / 1e6:.2f} M" if row["params"] else "",
+            f"{row['gmacs']:.1f}" if row["gmacs"] else "",
+            str(row["output_stride"]),
+            f"{100 * shipped['miou']:.1f} %" if shipped.get("miou") else "",
+            f"{shipped['data']} {shipped['split']} {shipped['size']}" if shipped.get("miou") else "",
+        )
+    Console().print(table)
+
+
+def evaluation_table(result: dict[str, Any]) -> None:
+    """IoU per class and the means, in percent."""
+    table = Table("class", "IoU", box=None)
+    table.columns[1].justify = "right"
+    for name, value in result["iou"].items():
+        table.add_row(name, _percent(value))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"mIoU {_percent(result['miou'])}, pixel accuracy {_percent(result['pixel_accuracy'])}, "
+        f"mean accuracy {_percent(result['mean_accuracy'])}, "
+        f"frequency-weighted IoU {_percent(result['fw_iou'])} "
+        f"({result['frames']} frames of {result['data']} {result['split']}, {result['model']}, "
+        f"{result['engine']} {result['precision']})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def bench_table(record: dict[str, Any]) -> None:
+    """FPS against mIoU, a row per configuration."""
+    table = Table(
+        "model", "engine", "precision", "size", "FPS", "engine FPS", "bound", "mIoU", "agreement",
+        "mask age p50", "peak RSS", box=None,
+    )  # fmt: skip
+    for row in record["rows"]:
+        if row["error"]:
+            continue
+        height, width = row["size"]
+        table.add_row(
+            row["model"],
+            row["engine"],
+            row["precision"],
+            f"{height}x{width}",
+            f"{row['fps']:.1f}",
+            f"{row['engine_fps']:.1f}",
+            f"{row['bound_fps']:.1f}",
+            _percent(row["miou"]),
+            f"{100 * row['pixel_agreement']:.2f} %",
+            f"{row['mask_age_ms']['p50']:.0f} ms",
+            f"{row['peak_rss_mib']:.0f} MiB",
+        )
+    Console().print(table)
+    print(f"{record['data']}, {record['machine']['cores']} cores")
+
+
+def doctor_table(findings: Sequence[Finding]) -> None:
+    """What there is, and the fix for what there is not."""
+    table = Table("", "what", "found", box=None, show_header=False)
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.ok else "[yellow]--[/yellow]"
+        table.add_row(mark, finding.what, finding.found)
+        if finding.fix:
+            table.add_row("", "", f"→ {finding.fix}")
+    Console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "—" if value is None else f"{100 * value:.1f} %"
