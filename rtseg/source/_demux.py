@@ -1,0 +1,268 @@
+"""One input opened with FFmpeg: options, timeouts, packets, pictures, and what went missing.
+
+The private half of `stream.py`. Knows nothing of frames, colours or reconnections.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from rtseg.errors import SourceError
+
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt"})
+SCHEMES = LIVE_SCHEMES | {"http", "https"}
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 5.0
+FIRST_FRAME_TIMEOUT_S = 20.0
+"""A live stream shows its first picture at the next key frame, often many seconds away."""
+MAX_RATE = 1000.0
+"""Above this a frame rate is a clock rate some camera wrote in the wrong field."""
+BAD_PACKETS_MAX = 1000
+
+
+class Input:
+    """One open container and its video stream: packets in, pictures out.
+
+    Attributes:
+        live: True if pictures come in real time whether or not they are read.
+        endless: True if the end of the stream can only mean that it was lost.
+        rate: nominal frames per second, or None.
+        arrived: `time.monotonic()` seconds of the last packet.
+        packets_bad: how many packets could not be read or decoded.
+    """
+
+    def __init__(self, target: str, name: str) -> None:
+        scheme = scheme_of(target)
+        self._network = network = scheme in SCHEMES
+        if not network:
+            _check_file(target)
+        options: dict[str, str] = {}
+        if scheme in ("rtsp", "rtsps"):
+            options |= {"rtsp_transport": "tcp"}  # UDP loses packets, and pictures with them
+        if scheme in LIVE_SCHEMES:
+            options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
+        if scheme in ("http", "https"):
+            options |= {"reconnect": "1", "reconnect_on_network_error": "1"}
+            options |= {"reconnect_delay_max": "4"}
+        try:
+            self.container: InputContainer = av.open(
+                target,
+                mode="r",
+                options=options,
+                timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S) if network else None,
+            )
+        except FFmpegError as error:
+            raise _open_error(reason_of(error), target, name, error) from error
+        try:
+            if self.container.format.name == "tty":  # FFmpeg draws any text as a video
+                raise _open_error("it is text", target, name)
+            self.stream = _video_stream(self.container, name)
+        except BaseException:
+            self.container.close()
+            raise
+        duration = self.container.duration
+        self.live = scheme in LIVE_SCHEMES or (network and duration is None)
+        # A recording behind RTSP has a duration and may end; a camera has none. An HTTP
+        # stream that ends in good order is over: asking again would start it anew.
+        self.endless = self.live and duration is None and scheme in LIVE_SCHEMES
+        self._set_threads()
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.rate = float(rate) if rate and 0 < rate <= MAX_RATE else None
+        self.arrived = time.monotonic()
+        self._finished = False
+        self._packets = self.container.demux(self.stream)
+        self._packets_read = self.packets_bad = self._damaged = 0
+        self._pictures = 0
+        self._first_s, self._last_s, self._end_s = math.inf, -math.inf, -math.inf
+
+    @property
+    def frame_count(self) -> int | None:
+        """Frames the container announces: counted if it counts them, else from the duration."""
+        if self.stream.frames:
+            return self.stream.frames
+        duration_s, _ = self._duration()
+        return round(duration_s * self.rate) if duration_s and self.rate else None
+
+    def first_frames(self, name: str) -> tuple[list[VideoFrame], float]:
+        """The first decoded pictures and their time of arrival; SourceError if there is none."""
+        deadline = time.monotonic() + FIRST_FRAME_TIMEOUT_S
+        problem = "it has no frames"
+        while not self.live or time.monotonic() < deadline:
+            try:
+                frames = self.step()
+            except FFmpegError as error:
+                frames, problem = None, reason_of(error)
+            if frames is None:
+                break
+            if frames:
+                return frames, self.arrived
+        if self.packets_bad:
+            problem = f"none of its {self._packets_read} packets can be decoded"
+        self.close()
+        raise SourceError(
+            f"{name}: no picture could be decoded ({problem}): check that it plays elsewhere"
+        )
+
+    def step(self) -> list[VideoFrame] | None:
+        """Decodes one packet into pictures, often one; None after the last packet.
+
+        Raises FFmpegError if a network stream breaks; a broken file just ends.
+        """
+        if self._finished:
+            return None
+        try:
+            packet = next(self._packets)
+        except StopIteration:
+            self._finished = True
+            return None
+        except av.error.InvalidDataError:
+            self.packets_bad += 1
+            self._packets = self.container.demux(self.stream)  # a raised generator is spent
+            return [] if self.packets_bad < BAD_PACKETS_MAX else self._flush()
+        except FFmpegError:
+            if self._network:
+                raise
+            return self._flush()
+        self.arrived = time.monotonic()
+        self._packets_read += packet.size > 0
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return []
+        except FFmpegError:
+            self.packets_bad += 1
+            return []
+        for frame in frames:
+            self._damaged += frame.is_corrupt
+            if frame.pts is not None and frame.time_base is not None:
+                start_s = float(frame.pts * frame.time_base)
+                self._first_s = min(self._first_s, start_s)
+                self._last_s = max(self._last_s, start_s)
+                self._end_s = max(self._end_s, start_s + float(frame.duration * frame.time_base))
+                self._pictures += 1
+        return frames
+
+    def losses(self) -> list[str]:
+        """What a file announced and did not deliver, one line each."""
+        lines = []
+        duration_s, exact = self._duration()
+        # Measured, since the nominal rate is wrong in many variable-rate files.
+        interval_s = (self._last_s - self._first_s) / max(1, self._pictures - 1) or 0.04
+        end_s = max(self._end_s, self._last_s + interval_s)
+        missing_s = duration_s - end_s if duration_s and self._pictures else 0.0
+        # Edit lists make the counts differ in sound files: only a gap at the end is a loss.
+        # A duration of the whole container may be its sound's, which often ends later.
+        if missing_s > (0.6 * interval_s if exact else 1.0):
+            total = self.stream.frames
+            lost = total - self._packets_read if total else round(missing_s / interval_s)
+            total = total or self._packets_read + lost
+            if lost > 0:
+                lines.append(
+                    f"the last {lost} of {total} frames are missing ({missing_s:.1f} s): "
+                    "the file is cut off or damaged"
+                )
+        if self.packets_bad:
+            lines.append(f"{self.packets_bad} frames could not be decoded and were skipped")
+        if self._damaged:
+            lines.append(f"{self._damaged} frames are damaged")
+        return lines
+
+    def close(self) -> None:
+        """Frees the decoder; nothing else may be called afterwards."""
+        self.container.close()
+
+    def _flush(self) -> list[VideoFrame] | None:
+        self._finished = True
+        try:
+            return self.stream.decode(None) or None
+        except FFmpegError:
+            return None
+
+    def _duration(self) -> tuple[float | None, bool]:
+        """End of the stream on its own clock in seconds, and whether the stream itself says so."""
+        stream = self.stream
+        if stream.duration and stream.time_base is not None:
+            return float((stream.duration + (stream.start_time or 0)) * stream.time_base), True
+        if self.container.duration:
+            # Some containers count from their start and some from 0: the lesser is never too late.
+            return float(Fraction(self.container.duration, 1_000_000)), False
+        return None, False
+
+    def _set_threads(self) -> None:
+        """One thread: the engine wants the cores, and frame threads would delay live pictures."""
+        context = self.stream.codec_context
+        large = context.width * context.height > 1920 * 1088
+        context.thread_type = "FRAME" if large and not self.live else "SLICE"
+        context.thread_count = 0 if large else 1
+
+
+def scheme_of(uri: str) -> str:
+    """ "rtsp" of "rtsp://..."; empty for a path."""
+    return uri.partition("://")[0].lower() if "://" in uri else ""
+
+
+def short_name(target: str) -> str:
+    """For people and logs: a file's name, or a URL without its password and query."""
+    if not scheme_of(target):
+        return Path(target).name or target
+    url = urlsplit(target)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def _check_file(target: str) -> None:
+    try:
+        with Path(target).open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{target}: the file is empty: record or copy it again")
+    except FileNotFoundError as error:
+        raise SourceError(f"{target}: no such file: check the path") from error
+    except OSError as error:
+        raise SourceError(f"{target}: {error.strerror}: name a readable video file") from error
+
+
+def reason_of(error: FFmpegError) -> str:
+    """FFmpeg's words for an error, without the URL, which may hold a password."""
+    late = isinstance(error, av.error.ExitError)
+    return "no answer in time" if late else error.strerror or type(error).__name__
+
+
+def _open_error(
+    reason: str, target: str, name: str, error: FFmpegError | None = None
+) -> SourceError:
+    if scheme_of(target) in SCHEMES:
+        fix = "check the address, that the device is on, and the network"
+        if isinstance(error, av.error.HTTPUnauthorizedError):
+            fix = "put name and password in the URL: scheme://user:password@host/path"
+        return SourceError(f"{name}: cannot be opened ({reason}): {fix}")
+    with Path(target).open("rb") as file:
+        if file.read(12)[4:8] == b"ftyp":
+            return SourceError(
+                f"{name}: this MP4 has no readable index ({reason}): its recording was cut off "
+                "or it is damaged; copy it again, or record to fragmented MP4 or MKV"
+            )
+    return SourceError(
+        f"{name}: not a video that FFmpeg can read ({reason}): check that it plays elsewhere"
+    )
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The first video stream that is no cover picture of a sound file."""
+    cover = av.stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        # PyAV leaves the context out where FFmpeg has no decoder for the codec.
+        if not stream.disposition & cover and getattr(stream, "codec_context", None) is not None:
+            return stream
+    found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+    raise SourceError(
+        f"{name}: has no video stream that FFmpeg can decode, only {found}: convert it to H.264"
+    )
