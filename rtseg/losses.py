@@ -30,7 +30,8 @@ def segmentation_loss(
 ) -> Tensor:
     """Cross-entropy of the main output plus the weighted sum over the auxiliary ones.
 
-    Each output is compared at its own resolution, with labels sampled there.
+    The auxiliary outputs are compared at their own resolution, with labels sampled there; the
+    main one at twice its own, because poles are thinner than a pixel of the logits.
 
     Args:
         outputs: logits (N, C, h, w), the main ones first.
@@ -39,6 +40,10 @@ def segmentation_loss(
     """
     total = torch.zeros((), device=labels.device)
     for i, logits in enumerate(outputs):
+        if i == 0:
+            logits = F.interpolate(
+                logits.float(), scale_factor=2, mode="bilinear", align_corners=True
+            )
         target = labels_at(labels, (logits.shape[-2], logits.shape[-1]))
         loss = F.cross_entropy(
             logits.float(), target, weight=class_weights, ignore_index=ignore_index

@@ -26,9 +26,10 @@ from rtseg import plugins
 from rtseg.data import DataSet, Sample, open_data
 from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation, augment
 from rtseg.errors import ConfigError
+from rtseg.frame import ImageBGR
 from rtseg.losses import log_class_weights, segmentation_loss
 from rtseg.metrics import Confusion
-from rtseg.models._weights import load_weights, save_weights
+from rtseg.models._weights import load_weights, save_weights, start_from_model_file
 from rtseg.recipe import Recipe
 
 
@@ -61,7 +62,7 @@ def train(
         len(classes), **recipe.model.options
     )
     if recipe.init:
-        load_weights(network, Path(os.path.expandvars(recipe.init)))
+        _start(network, Path(os.path.expandvars(recipe.init)), data[0])
     network = network.to(memory_format=torch.channels_last)
     options = recipe.optimiser
     optimiser = torch.optim.AdamW(
@@ -135,6 +136,28 @@ def train(
     return best
 
 
+def _start(network: nn.Module, path: Path, data: DataSet) -> None:
+    """Loads a checkpoint, or continues from a model file with norms calibrated on 8 samples."""
+    if path.suffix != ".onnx":
+        load_weights(network, path)
+        return
+    chosen = data.samples[:: max(1, len(data.samples) // 8)][:8]
+    images = [_to_tensor(cv2.resize(sample.load()[0], (480, 384))) for sample in chosen]
+    start_from_model_file(network, path, _normalise(torch.stack(images)))
+
+
+def _to_tensor(bgr: ImageBGR) -> Tensor:
+    """(3, H, W) uint8 RGB of an (H, W, 3) uint8 BGR image."""
+    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1)))
+
+
+def _normalise(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) float32, channels last, of uint8 RGB."""
+    mean = 255.0 * torch.tensor(MEAN_RGB, device=rgb.device)[:, None, None]
+    std = 255.0 * torch.tensor(STD_RGB, device=rgb.device)[:, None, None]
+    return ((rgb.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
 class _Draws(Dataset[tuple[Tensor, Tensor]]):
     """Sample number i of the endless stream of training crops; a function of (seed, i) alone."""
 
@@ -166,8 +189,7 @@ class _Draws(Dataset[tuple[Tensor, Tensor]]):
         index = int(rng.integers(len(chosen.samples)))
         image, labels = self._load(which, index, chosen.samples[index])
         image, labels = augment(image, labels, self.augmentation, chosen.classes.ignore_index, rng)
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return torch.from_numpy(rgb), torch.from_numpy(labels)
+        return _to_tensor(image), torch.from_numpy(labels)
 
     def _load(self, which: int, index: int, sample: Sample) -> tuple[Any, Any]:
         key = (which, index)
@@ -189,11 +211,8 @@ def _batches(
         num_workers=options.workers,
         prefetch_factor=4 if options.workers else None,
     )
-    mean = 255.0 * torch.tensor(MEAN_RGB, device=device)[:, None, None]
-    std = 255.0 * torch.tensor(STD_RGB, device=device)[:, None, None]
     for rgb, labels in loader:
-        images = (rgb.to(device).float() - mean) / std
-        yield images.contiguous(memory_format=torch.channels_last), labels.to(device).long()
+        yield _normalise(rgb.to(device)), labels.to(device).long()
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:
@@ -239,15 +258,11 @@ def _validate(
     network.load_state_dict(average)
     network.eval()
     height, width = recipe.data.input_hw
-    mean = 255.0 * torch.tensor(MEAN_RGB, device=device)[:, None, None]
-    std = 255.0 * torch.tensor(STD_RGB, device=device)[:, None, None]
     confusion = Confusion(len(val.classes))
     for sample in val.samples:
         image, labels = sample.load()
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        rgb = torch.from_numpy(np.ascontiguousarray(resized[:, :, ::-1].transpose(2, 0, 1)))
-        images = ((rgb.to(device).float() - mean) / std)[None]
-        logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+        logits = network(_normalise(_to_tensor(resized)[None].to(device))).float()
         full = nn.functional.interpolate(
             logits, size=labels.shape, mode="bilinear", align_corners=True
         )
