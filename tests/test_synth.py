@@ -57,11 +57,16 @@ def test_seeds_and_weathers_differ() -> None:
     assert len(digests) == 9
 
 
-@pytest.mark.parametrize("size", [(64, 96), (90, 120), (360, 480), (540, 960), (720, 1280), (97, 33)])
+@pytest.mark.parametrize(
+    "size", [(64, 96), (90, 120), (360, 480), (540, 960), (720, 1280), (97, 33)]
+)
 def test_sizes(size: tuple[int, int]) -> None:
     image, labels = Drive(1, size).frame(30)
-    assert image.shape == (*size, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
-    assert labels.shape == size and labels.dtype == np.uint8
+    assert image.shape == (*size, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert labels.shape == size
+    assert labels.dtype == np.uint8
 
 
 def test_every_class_occurs_and_no_other_value() -> None:
@@ -142,8 +147,10 @@ def test_source() -> None:
     assert [f.index for f in frames] == [0, 1, 2, 3]
     assert [f.pts_seconds for f in frames] == [i / 29.97 for i in range(4)]
     assert all(f.labels is not None and f.size_hw == (64, 96) for f in frames)
-    assert source.info.frame_count == 4 and not source.info.live
-    assert source.info.classes is not None and source.info.classes.names == synth.CLASSES
+    assert source.info.frame_count == 4
+    assert not source.info.live
+    assert source.info.classes is not None
+    assert source.info.classes.names == synth.CLASSES
 
 
 def test_source_is_endless_until_closed() -> None:
@@ -163,4 +170,4 @@ def test_samples_of_splits_share_nothing() -> None:
     assert not {s.config.seed for s in train} & {s.config.seed for s in val}
     assert len({s.name for s in train + val}) == 12
     image, labels = train[5].load()
-    assert image.shape == (64, 96, 3) and labels.shape == (64, 96)
+    assert (image.shape, labels.shape) == ((64, 96, 3), (64, 96))

@@ -40,8 +40,12 @@ class Road:
         """Lateral position of the centre line at s, metres; same shape as s."""
         total = np.zeros_like(s)
         for a, length, phase in self.waves:
-            total += a * np.sin(s / length + phase)
+            total += a * np.sin(s * (1 / length) + phase)
         return total
+
+    def offset_at(self, s: float) -> float:
+        """The same for one s."""
+        return sum(a * math.sin(s / length + phase) for a, length, phase in self.waves)
 
     def slope(self, s: float) -> float:
         """Lateral metres per metre along the road."""
@@ -100,7 +104,7 @@ class View:
         self.roll = 0.004 * math.sin(t / 1.3 + p[7]) + 0.0012 * rough * math.sin(t * 9.1 + p[8])
         # The driver looks into the bend, a few metres ahead.
         self.yaw = road.slope(self.s + 9.0) + 0.006 * math.sin(t / 2.2 + p[9])
-        self._base = float(road.offset(np.array([self.s]))[0])
+        self._base = road.offset_at(self.s)
 
     def lateral(self, s: F64, x: F64) -> F64:
         """Metres right of the optical axis; s, x of one shape."""
@@ -116,6 +120,15 @@ class View:
         out[..., 0] = self.cx + u - self.roll * v
         out[..., 1] = self.cy + v + self.roll * u
         return out
+
+    def point(self, s: float, x: float, y: float) -> tuple[float, float]:
+        """`project` for one point."""
+        ahead = s - self.s
+        d = max(ahead, NEAR_M)
+        side = x - self.x + self.road.offset_at(s) - self._base - self.yaw * ahead
+        u = self.focal * side / d
+        v = self.focal * (self.height - y) / d + self.horizon - self.cy
+        return self.cx + u - self.roll * v, self.cy + v + self.roll * u
 
     def scale(self, s: float) -> float:
         """Pixels per metre at s."""

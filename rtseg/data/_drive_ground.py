@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 
 from rtseg.data._drive_camera import View
-from rtseg.data._drive_paint import F32, F64, U8, Canvas
+from rtseg.data._drive_cars import footprint
+from rtseg.data._drive_paint import F32, F64, U8, Canvas, Light, to_fixed
 from rtseg.data._drive_textures import asphalt
-from rtseg.data._drive_world import Chunk
+from rtseg.data._drive_things import Chunk, House, Patch, Plant, Thing, Vehicle
 
 _TILE_M = 16.0
 _FAR_M = 220.0
@@ -26,34 +27,34 @@ class Ground:
     def patches(self, canvas: Canvas, view: View, chunks: list[Chunk]) -> None:
         """Paints all patches of the chunks, layer by layer."""
         near = view.s + 0.75 * view.height * view.focal / (canvas.height - view.horizon)
-        chosen = []
+        chosen: list[Patch] = []
         for layer in range(4):
-            reach = (_FAR_M, _FAR_M, _FAR_M, 70.0)[layer]
             for chunk in reversed(chunks):
                 for patch in chunk.layers[layer]:
-                    s = patch.points[:, 0]
-                    if s.max() > near and s.min() < view.s + reach:
+                    reach = _FAR_M if patch.label is not None else (80.0 if layer == 3 else 32.0)
+                    if patch.end > near and patch.begin < view.s + reach:
                         chosen.append(patch)
         if not chosen:
             return
         world = np.concatenate([p.points for p in chosen])
         world[:, 0] = np.maximum(world[:, 0], near)
         px = view.project(world)
-        start = 0
-        for patch in chosen:
-            n = len(patch.points)
-            points = px[start : start + n]
-            d = float(world[start : start + n, 0].mean()) - view.s
-            start += n
-            low, high = points.min(axis=0), points.max(axis=0)
-            if high[0] < 0 or low[0] > canvas.width or low[1] > canvas.height:
-                continue
-            if patch.label is None and high[1] - low[1] < 0.35:
-                continue
+        starts = np.cumsum([0] + [len(p.points) for p in chosen])
+        low = np.minimum.reduceat(px, starts[:-1], axis=0)
+        high = np.maximum.reduceat(px, starts[:-1], axis=0)
+        seen = (high[:, 0] > 0) & (low[:, 0] < canvas.width) & (low[:, 1] < canvas.height)
+        tall = high[:, 1] - low[:, 1]
+        fixed = to_fixed(px)
+        for i in np.flatnonzero(seen):
+            patch = chosen[i]
             lum = 1.0
-            if patch.label is None and patch.points.shape[0] < 10:
-                lum = min(1.0, 0.8 + 0.2 * float(high[1] - low[1]))
-            canvas.fill(points, canvas.light.colour(patch.colour, d, lum), patch.label)
+            if patch.label is None:
+                if tall[i] < 0.35:
+                    continue
+                lum = min(1.0, 0.8 + 0.2 * float(tall[i]))
+            d = max(near, 0.5 * (patch.begin + patch.end)) - view.s
+            tone = canvas.light.colour(patch.colour, d, lum)
+            canvas.fill_fixed(fixed[starts[i] : starts[i + 1]], tone, patch.label)
 
     def shade(self, canvas: Canvas, view: View, shadows: list[tuple[F64, float]]) -> None:
         """Lays grain and shadows over the ground. shadows: world outlines (N, 3) and light left."""
@@ -62,14 +63,13 @@ class Ground:
             dim = np.full((canvas.height - top, canvas.width), 255, np.uint8)
             world = np.concatenate([points for points, _ in shadows])
             world[:, 0] = np.maximum(world[:, 0], view.s + 1.2)
-            px = view.project(world) - (0, top)
+            fixed = to_fixed(view.project(world) - (0, top))
             start = 0
             for points, left in shadows:
-                fixed = np.rint(np.clip(px[start : start + len(points)], -30000, 30000) * 16)
+                outline = fixed[start : start + len(points)]
                 start += len(points)
-                level = int(left * 255)
-                cv2.fillConvexPoly(dim, fixed.astype(np.int32), level, cv2.LINE_AA, 4)
-            dim = cv2.blur(dim, (5, 3))
+                cv2.fillConvexPoly(dim, outline, int(left * 255), cv2.LINE_AA, 4)
+            dim = np.asarray(cv2.blur(dim, (5, 3)), np.uint8)
         grain = self._grain_map(view, top, canvas)
         if shadows:
             grain = np.asarray(cv2.multiply(grain, dim, scale=1 / 255), np.uint8)
@@ -111,3 +111,28 @@ class Ground:
             out[first - top : bottom - top] = grain
             bottom = first
         return out
+
+
+def shadows(things: list[Thing], view: View, light: Light) -> list[tuple[F64, float]]:
+    """World outlines (N, 3) of the shade on the ground, and the light left in each, 0..1."""
+    out: list[tuple[F64, float]] = []
+    sunny = light.sun > 0.2
+    for thing in things:
+        if isinstance(thing, Vehicle):
+            if 0 < thing.s - view.s < 110:
+                out.append((footprint(thing.k, thing.s, thing.x, thing.yaw, 0.12), 0.38))
+        elif sunny and isinstance(thing, Plant):
+            if -10 < thing.s - view.s < 110:
+                x, r = thing.x - light.sun_side * thing.height * 0.6, thing.height * 0.33
+                turn = np.linspace(0, 2 * np.pi, 11)[:-1]
+                s = thing.s + r * np.sin(turn) * (1 + 0.2 * np.sin(3 * turn))
+                blob = np.stack([s, x + r * 1.5 * np.cos(turn), 0 * turn], axis=1)
+                out.append((blob, 1 - 0.45 * light.sun))
+        elif sunny and isinstance(thing, House):
+            toward = light.sun_side * thing.side > 0
+            if toward and thing.s1 - view.s < 110:
+                x = thing.x - thing.side * thing.height * 0.54 / max(abs(light.sun_side), 0.3)
+                box = [(thing.s1, thing.x, 0.0), (thing.s2, thing.x, 0.0),
+                       (thing.s2 + 1, x, 0.0), (thing.s1 + 1, x, 0.0)]  # fmt: skip
+                out.append((np.array(box), 1 - 0.5 * light.sun))
+    return out

@@ -5,6 +5,7 @@ It knows sprites, quads, polygons, light and haze; nothing of streets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, CYCLIST, VOID = range(12)
 
 U8 = NDArray[np.uint8]
+I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 BGR = tuple[float, float, float]
@@ -43,16 +45,16 @@ class Light:
 
     def keep(self, distance_m: float) -> float:
         """Share of a surface's own colour that is left at a distance, 0..1."""
-        return float(np.exp(-max(distance_m, 0.0) / self.haze_m))
+        return math.exp(-max(distance_m, 0.0) / self.haze_m)
 
     def colour(self, bgr: BGR, distance_m: float, lum: float = 1.0) -> tuple[float, ...]:
         """Pixel value (B, G, R, 255) of a surface colour at a distance."""
         t = self.keep(distance_m)
+        a, f = lum * t, 1 - t
         return (
-            *(
-                min(255.0, max(0.0, c * g * lum * t + h * (1 - t)))
-                for c, g, h in zip(bgr, self.gain, self.haze, strict=True)
-            ),
+            min(255.0, bgr[0] * self.gain[0] * a + self.haze[0] * f),
+            min(255.0, bgr[1] * self.gain[1] * a + self.haze[1] * f),
+            min(255.0, bgr[2] * self.gain[2] * a + self.haze[2] * f),
             255.0,
         )
 
@@ -64,7 +66,7 @@ class Light:
             m[i, i] = self.gain[i] * tint[i] * lum * t
             m[i, 3] = self.haze[i] / 255.0 * (1 - t)
         m[3, 3] = 1.0
-        return m * np.float32(fade)
+        return np.asarray(m * np.float32(fade), np.float32)
 
 
 class Sprite:
@@ -109,7 +111,13 @@ def halve(image: U8) -> U8:
 
 def _steps(ratio: float) -> int:
     """How many halvings bring `ratio` source pixels per screen pixel down to at most about 1.4."""
-    return max(0, min(6, int(np.floor(np.log2(max(ratio, 1.0)) + 0.5))))
+    return max(0, min(6, math.floor(math.log2(max(ratio, 1.0)) + 0.5)))
+
+
+def to_fixed(points: F64) -> I32:
+    """Pixels (..., 2) as the fixed-point integers that OpenCV's polygons take."""
+    scaled = np.rint(points.clip(-_LIMIT, _LIMIT) * (1 << _SHIFT))
+    return np.asarray(scaled.astype(np.int32), np.int32)
 
 
 class Canvas:
@@ -122,20 +130,21 @@ class Canvas:
         self.light = light
 
     def convex(self, points: F64, colour: Sequence[float], label: int | None) -> None:
-        """Fills a convex polygon: points (N, 2) in pixels, colour BGRA; label None: picture only."""
-        fixed = np.rint(np.clip(points, -_LIMIT, _LIMIT) * (1 << _SHIFT)).astype(np.int32)
+        """Fills a convex polygon: points (N, 2) in pixels, colour BGRA; label None: no label."""
+        self.convex_fixed(to_fixed(points), colour, label)
+
+    def convex_fixed(self, fixed: I32, colour: Sequence[float], label: int | None) -> None:
+        """`convex` with points from `to_fixed`."""
         cv2.fillConvexPoly(self.image, fixed, colour, cv2.LINE_AA, _SHIFT)
         if label is not None:
             cv2.fillConvexPoly(self.labels, fixed, label, cv2.LINE_8, _SHIFT)
 
-    def mark(self, points: F64, label: int) -> None:
-        """Labels a convex polygon without painting it."""
-        fixed = np.rint(np.clip(points, -_LIMIT, _LIMIT) * (1 << _SHIFT)).astype(np.int32)
-        cv2.fillConvexPoly(self.labels, fixed, label, cv2.LINE_8, _SHIFT)
-
     def fill(self, points: F64, colour: Sequence[float], label: int | None) -> None:
         """Fills any polygon: points (N, 2) in pixels, colour BGRA."""
-        fixed = np.rint(np.clip(points, -_LIMIT, _LIMIT) * (1 << _SHIFT)).astype(np.int32)
+        self.fill_fixed(to_fixed(points), colour, label)
+
+    def fill_fixed(self, fixed: I32, colour: Sequence[float], label: int | None) -> None:
+        """`fill` with points from `to_fixed`."""
         cv2.fillPoly(self.image, [fixed], colour, cv2.LINE_AA, _SHIFT)
         if label is not None:
             cv2.fillPoly(self.labels, [fixed], label, cv2.LINE_8, _SHIFT)
@@ -186,11 +195,12 @@ class Canvas:
         sh, sw = picture.shape[:2]
         x, y = foot
         reach = abs(lean) * h
-        corners = np.array([(x - w / 2 - reach, y - h), (x + w / 2 + reach, y)])
-        box = self._roi(corners)
-        if box is None:
+        x0, y0 = max(0, math.floor(x - w / 2 - reach)), max(0, math.floor(y - h))
+        x1 = min(self.width, math.ceil(x + w / 2 + reach) + 1)
+        y1 = min(self.height, math.ceil(y) + 1)
+        if x1 - x0 < 1 or y1 - y0 < 1:
             return
-        x0, y0, x1, y1 = box
+        box = (x0, y0, x1, y1)
         ax = (-w if flip else w) / sw
         ay = h / sh
         left = x + w / 2 if flip else x - w / 2
@@ -252,6 +262,6 @@ class Canvas:
         if label is None:
             return
         if solid:
-            self.mark(corners, label)
+            cv2.fillConvexPoly(self.labels, to_fixed(corners), label, cv2.LINE_8, _SHIFT)
         else:
             np.copyto(self.labels[y0:y1, x0:x1], np.uint8(label), where=lit[..., 3] > 127)

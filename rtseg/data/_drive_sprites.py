@@ -40,8 +40,10 @@ def _branch(
     if length < 6:
         return
     for _ in range(2 if width > 5 or rng.random() < 0.55 else 3):
-        turn = rng.uniform(0.12, 0.62) * rng.choice((-1, 1))
-        _branch(img, (ex, ey), angle * 0.86 + turn, length * rng.uniform(0.66, 0.86), width * 0.66, rng)
+        turn = rng.uniform(0.1, 0.55) * rng.choice((-1, 1))
+        _branch(
+            img, (ex, ey), angle * 0.86 + turn, length * rng.uniform(0.66, 0.86), width * 0.66, rng
+        )
 
 
 @lru_cache(maxsize=TREES)
@@ -52,8 +54,13 @@ def tree(k: int) -> tuple[Sprite, float, float]:
     w, h = (200, 110) if kind == "bush" else (200, 240)
     img = np.zeros((h, w, 4), np.uint8)
     if kind == "bare":
-        _branch(img, (w / 2, h), rng.uniform(-0.04, 0.04), h * 0.24, 7, rng)
-        return Sprite(img, _alpha_mask(img[..., 3], 11)), rng.uniform(6, 12), w / h
+        img = np.zeros((320, 400, 4), np.uint8)
+        _branch(img, (200, 320), rng.uniform(-0.04, 0.04), rng.uniform(44, 58), 6, rng)
+        ys, xs = np.nonzero(img[..., 3])
+        reach = int(np.abs(xs - 200).max()) + 3
+        img = np.ascontiguousarray(img[max(0, int(ys.min()) - 2) :, 200 - reach : 200 + reach])
+        shape = (img.shape[1] / img.shape[0], _alpha_mask(img[..., 3], 11))
+        return Sprite(img, shape[1]), rng.uniform(6, 12), shape[0]
     crown_h = h if kind == "bush" else h * rng.uniform(0.68, 0.84)
     trunk_x = w / 2
     if kind != "bush":
@@ -62,18 +69,18 @@ def tree(k: int) -> tuple[Sprite, float, float]:
             cv2.line(img, foot, fork, (34, 40, 46, 255), 5, cv2.LINE_AA)
         cv2.rectangle(img, (w // 2 - 4, int(crown_h * 0.8)), (w // 2 + 4, h), (40, 47, 54, 255), -1)
     yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
-    field = np.zeros((h, w), np.float32)
+    field = np.full((h, w), -1, np.float32)
     for _ in range(9 if kind == "bush" else 22):
-        grow = rng.uniform(0.12, 0.24) * w
-        narrow = 0.3 if kind == "dark" else 0.36
+        grow = rng.uniform(0.11, 0.2) * w
+        narrow = {"dark": 0.2, "bush": 0.34}.get(kind, 0.28)
         turn, far = rng.uniform(0, 2 * math.pi), math.sqrt(rng.random())
         bx = w / 2 + far * narrow * w * math.cos(turn)
-        by = crown_h * (0.5 if kind != "bush" else 0.62) + far * 0.33 * crown_h * math.sin(turn)
+        low, spread = (0.66, 0.25) if kind == "bush" else (0.47, 0.27)
+        by = crown_h * low + far * spread * crown_h * math.sin(turn)
         np.maximum(field, 1 - ((xx - bx) ** 2 + (yy - by) ** 2) / grow**2, out=field)
-    leaf = noise((h, w), ((14, 0.22), (40, 0.26), (100, 0.22)), 40 + k)
+    leaf = noise((h, w), ((14, 0.2), (40, 0.2), (100, 0.22)), 40 + k)
     inside = np.clip((field + leaf - 0.26) * 7, 0, 1)
-    if kind == "bush":
-        inside *= np.clip((yy > 4) * 1.0, 0, 1)
+    inside *= np.clip(np.minimum(np.minimum(xx, w - 1 - xx), yy) / 8, 0, 1)
     green: BGR = rng.choice(((38, 68, 62), (44, 76, 76), (40, 62, 50), (50, 84, 88), (48, 70, 84)))
     if kind == "dark":
         green = (36, 50, 40)
@@ -130,7 +137,12 @@ def person(k: int, phase: int, side: bool) -> Sprite:
             _limb(img, [foot, (foot[0] + 0.1, foot[1] + 0.03)], 0.09, (22, 22, 24))
             if sign > 0:
                 continue
-            _limb(img, [(mid, 0.46), (mid - 0.1 * swing, 0.75), (mid - 0.22 * swing, 0.98)], 0.1, sleeve)
+            _limb(
+                img,
+                [(mid, 0.46), (mid - 0.1 * swing, 0.75), (mid - 0.22 * swing, 0.98)],
+                0.1,
+                sleeve,
+            )
         else:
             x = mid + sign * 0.09
             foot = (x + 0.02 * sign, 1.92 - lift * 1.6)
@@ -182,7 +194,12 @@ def rider(k: int, phase: int, away: bool) -> Sprite:
         _limb(img, [(x, 1.0), (x + sign * 0.05, 1.28 - up), (x, 1.62 - up)], 0.135, legs)
         _limb(img, [(x, 1.64 - up), (x, 1.66 - up)], 0.12, (24, 24, 26))
         elbow = (mid + sign * 0.3, 0.68)
-        _limb(img, [(mid + sign * 0.16, 0.44), elbow, (mid + sign * 0.27, 0.9)], 0.11, _darker(coat, 0.85))
+        _limb(
+            img,
+            [(mid + sign * 0.16, 0.44), elbow, (mid + sign * 0.27, 0.9)],
+            0.11,
+            _darker(coat, 0.85),
+        )
     torso = [(0.33, 0.38), (0.67, 0.38), (0.66, 1.05), (0.34, 1.05)]
     cv2.fillPoly(img, [np.rint(np.asarray(torso) * 1024).astype(np.int32)], (*coat, 255), 16, 4)
     _limb(img, [(0.4, 0.4), (0.6, 0.4)], 0.14, coat)
@@ -196,7 +213,9 @@ def rider(k: int, phase: int, away: bool) -> Sprite:
     return Sprite(img)
 
 
-def _glyphs(img: U8, box: tuple[int, int, int, int], ink: tuple[int, ...], rng: random.Random) -> None:
+def _glyphs(
+    img: U8, box: tuple[int, int, int, int], ink: tuple[int, ...], rng: random.Random
+) -> None:
     """Rows of letter-like blocks."""
     x0, y0, x1, y1 = box
     for y in range(y0, y1 - 5, 11):
@@ -238,10 +257,18 @@ def sign(k: int, lamp: int = 0) -> tuple[Sprite, float, float]:
         elif rng.random() < 0.5:
             cv2.arrowedLine(img, (20, 52), (52, 20), ink, 6, cv2.LINE_AA, tipLength=0.4)
         else:
+            alpha = img[..., 3].copy()
             cv2.putText(img, str(rng.choice((20, 30, 40))), (14, 48), 1, 2.2, ink, 4, cv2.LINE_AA)
+            img[..., 3] = alpha
     elif kind == 2:  # warning triangle
         for inset, tone in ((0, red), (9, white)):
-            tri = np.array([(36, 3 + inset * 1.6), (69 - inset * 1.3, 66 - inset), (3 + inset * 1.3, 66 - inset)])
+            tri = np.array(
+                [
+                    (36, 3 + inset * 1.6),
+                    (69 - inset * 1.3, 66 - inset),
+                    (3 + inset * 1.3, 66 - inset),
+                ]
+            )
             cv2.fillPoly(img, [np.rint(tri * 16).astype(np.int32)], (*tone, 255), 16, 4)
         cv2.rectangle(img, (33, 28), (39, 46), (*black, 255), -1)
         cv2.circle(img, (36, 53), 3, (*black, 255), -1)
@@ -256,11 +283,11 @@ def sign(k: int, lamp: int = 0) -> tuple[Sprite, float, float]:
         return Sprite(img), rng.uniform(0.8, 1.5), 130 / 80
     elif kind == 4:  # advertising or bus-stop board
         img = np.zeros((140, 72, 4), np.uint8)
-        field = (rng.uniform(30, 180), rng.uniform(30, 150), rng.uniform(30, 190))
+        poster = (rng.uniform(30, 180), rng.uniform(30, 150), rng.uniform(30, 190))
         cv2.rectangle(img, (0, 0), (71, 139), (50, 52, 52, 255), -1)
-        cv2.rectangle(img, (4, 4), (67, 135), (*field, 255), -1)
+        cv2.rectangle(img, (4, 4), (67, 135), (*poster, 255), -1)
         _glyphs(img, (10, 12, 64, 60), (*white, 255), rng)
-        cv2.ellipse(img, (36, 98), (22, 28), 0, 0, 360, (*(255 - c for c in field), 255), -1)
+        cv2.ellipse(img, (36, 98), (22, 28), 0, 0, 360, (*(255 - c for c in poster), 255), -1)
         return Sprite(img), rng.uniform(1.2, 2.0), 72 / 140
     else:  # square
         cv2.rectangle(img, (2, 2), (69, 69), (*white, 255), -1)
@@ -284,8 +311,12 @@ def skyline(k: int, houses: bool) -> Sprite:
                 continue
             ink = (tone * 1.04, tone, tone * rng.uniform(0.95, 1.1), 255)
             cv2.rectangle(img, (x, top), (x + w, 96), ink, -1)
-            roof = np.array([(x - 1, top), (x + w + 1, top), (x + w * 0.8, top - 12), (x + w * 0.2, top - 12)])
-            cv2.fillPoly(img, [np.rint(roof).astype(np.int32)], (tone * 0.7, tone * 0.68, tone * 0.7, 255))
+            roof = np.array(
+                [(x - 1, top), (x + w + 1, top), (x + w * 0.8, top - 12), (x + w * 0.2, top - 12)]
+            )
+            cv2.fillPoly(
+                img, [np.rint(roof).astype(np.int32)], (tone * 0.7, tone * 0.68, tone * 0.7, 255)
+            )
             for wx in range(x + 3, x + w - 4, 8):
                 cv2.rectangle(img, (wx, top + 5), (wx + 3, top + 10), (60, 58, 56, 255), -1)
             x += w
@@ -294,7 +325,7 @@ def skyline(k: int, houses: bool) -> Sprite:
     rows = np.arange(96, dtype=np.float32)[:, None]
     inside = np.clip((rows - (50 + base)) * 0.4, 0, 1)
     speckle = noise((96, 1024), ((30, 7), (90, 9)), 80 + k)
-    tone = np.asarray((58, 72, 74), np.float32) + speckle[..., None]
-    img[..., :3] = to_u8(tone)
+    leaves = np.asarray((58, 72, 74), np.float32) + speckle[..., None]
+    img[..., :3] = to_u8(leaves)
     img[..., 3] = to_u8(inside * 255)
     return Sprite(img, premultiplied=False)

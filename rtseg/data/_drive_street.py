@@ -7,13 +7,31 @@ import numpy as np
 from rtseg.data._drive_camera import NEAR_M, View
 from rtseg.data._drive_cars import paint_car
 from rtseg.data._drive_paint import (
-    BUILDING, CYCLIST, F64, PEDESTRIAN, POLE, SIGN, TREE, Canvas,
+    BUILDING,
+    CYCLIST,
+    F64,
+    PEDESTRIAN,
+    POLE,
+    SIGN,
+    TREE,
+    Canvas,
 )  # fmt: skip
 from rtseg.data._drive_sprites import PHASES, person, rider, sign, tree
 from rtseg.data._drive_textures import facade, fence
-from rtseg.data._drive_world import House, Panel, Parked, Plant, Post, Stander, Style, Thing
+from rtseg.data._drive_things import (
+    Cyclist,
+    House,
+    Panel,
+    Plant,
+    Post,
+    Style,
+    Thing,
+    Vehicle,
+    Walker,
+)
 
 REACH_M = 240.0
+_CLOSE_M = 0.7
 
 
 def far_end(thing: Thing) -> float:
@@ -31,11 +49,12 @@ def paint(canvas: Canvas, view: View, thing: Thing, style: Style) -> None:
         _plant(canvas, view, thing)
     elif isinstance(thing, Post):
         _post(canvas, view, thing, style)
-    elif isinstance(thing, Parked):
-        if thing.s - view.s < 160:
-            paint_car(canvas, view, thing.k, thing.s, thing.x, thing.yaw)
+    elif isinstance(thing, Vehicle):
+        paint_car(canvas, view, thing.k, thing.s, thing.x, thing.yaw, thing.brake)
+    elif isinstance(thing, Walker):
+        _walker(canvas, view, thing)
     else:
-        walker(canvas, view, thing.s, thing.x, thing.k, 3, False, False)
+        _cyclist(canvas, view, thing)
 
 
 def _outside(canvas: Canvas, points: F64) -> bool:
@@ -65,7 +84,7 @@ def _house(canvas: Canvas, view: View, h: House) -> None:
         return
     sprite, _, _, wall = facade(h.k)
     light = canvas.light
-    sunny = 1 + 0.28 * light.sun * (-1 if light.sun_side * h.side > 0 else 1)
+    sunny = 1 + 0.45 * light.sun * (-1 if light.sun_side * h.side > 0 else 1)
     lum = h.lum * sunny
     if h.s1 > view.s + NEAR_M * 2:  # the end wall that faces the camera, and its gable
         plain = tuple(c * t for c, t in zip(wall, h.tint, strict=True))
@@ -102,7 +121,7 @@ def _panel(canvas: Canvas, view: View, p: Panel) -> None:
     if p.s2 - s1 < 0.1 or p.s1 - view.s > 140:
         return
     if p.k < 0:
-        _hedge(canvas, view, p, s1)
+        _hedge(canvas, view, p)
         return
     h = p.height
     px = view.project(np.array([(s1, p.x, h), (p.s2, p.x, h), (p.s2, p.x, 0.0), (s1, p.x, 0.0)]))
@@ -118,7 +137,7 @@ def _panel(canvas: Canvas, view: View, p: Panel) -> None:
     canvas.quad(sprite, quad, p.label, d, 0.95, (1.0, 1.0, 1.0), span, solid=True)
 
 
-def _hedge(canvas: Canvas, view: View, p: Panel, s1: float) -> None:
+def _hedge(canvas: Canvas, view: View, p: Panel) -> None:
     """A row of bush sprites that overlap."""
     step = 1.5
     n = int((p.s2 - p.s1) / step)
@@ -126,111 +145,95 @@ def _hedge(canvas: Canvas, view: View, p: Panel, s1: float) -> None:
     sprite = tree(k)[0]
     for i in range(n, -1, -1):
         s = p.s1 + i * step
-        if s < view.s + 1.2:
+        if s < view.s + _CLOSE_M:
             return
-        foot = view.project(np.array([(s, p.x, 0.0)]))[0]
+        foot = view.point(s, p.x, 0.0)
         scale = view.scale(s)
         wide = 2.6 * scale
         if -wide < foot[0] < canvas.width + wide:
             lum = 0.85 + 0.12 * ((i * 7) % 5) / 4
             size = (wide, p.height * 1.1 * scale)
-            canvas.sprite(sprite, (foot[0], foot[1]), size, TREE, s - view.s, lum, flip=bool(i % 2))
+            canvas.sprite(sprite, foot, size, TREE, s - view.s, lum, flip=bool(i % 2))
 
 
 def _fade(d: float, reach: float) -> float:
-    return float(np.clip((reach - d) / (0.2 * reach), 0.0, 1.0))
+    return min(1.0, max(0.0, (reach - d) / (0.2 * reach)))
 
 
 def _plant(canvas: Canvas, view: View, p: Plant) -> None:
     d = p.s - view.s
-    if d < 1.4 or d > 200:
+    if d < _CLOSE_M or d > 200:
         return
     sprite, _, ratio = tree(p.k)
-    foot = view.project(np.array([(p.s, p.x, 0.0)]))[0]
+    foot = view.point(p.s, p.x, 0.0)
     scale = view.scale(p.s)
     size = (p.height * ratio * scale, p.height * scale)
     canvas.sprite(
-        sprite, (foot[0], foot[1]), size, TREE, d, p.lum, fade=_fade(d, 200), flip=p.flip,
+        sprite, foot, size, TREE, d, p.lum, fade=_fade(d, 200), flip=p.flip,
         lean=view.roll,
     )  # fmt: skip
 
 
-def walker(
-    canvas: Canvas, view: View, s: float, x: float, k: int, phase: int, side: bool, flip: bool
-) -> None:
-    """Paints a person on foot."""
-    d = s - view.s
-    if d < 1.5 or d > 90:
+def _walker(canvas: Canvas, view: View, p: Walker) -> None:
+    d = p.s - view.s
+    if d < _CLOSE_M or d > 90:
         return
-    tall = 1.58 + 0.3 * ((k * 37) % 11) / 10
-    foot = view.project(np.array([(s, x, 0.03)]))[0]
-    size = (tall * 0.5 * view.scale(s), tall * view.scale(s))
-    picture = person(k, phase % PHASES, side)
-    point = (foot[0], foot[1])
-    canvas.sprite(picture, point, size, PEDESTRIAN, d, fade=_fade(d, 90), flip=flip)
+    tall = (1.58 + 0.3 * ((p.k * 37) % 11) / 10) * view.scale(p.s)
+    picture = person(p.k, p.phase % PHASES, p.side)
+    foot = view.point(p.s, p.x, 0.03)
+    size = (0.5 * tall, tall)
+    canvas.sprite(picture, foot, size, PEDESTRIAN, d, fade=_fade(d, 90), flip=p.flip)
 
 
-def cyclist(canvas: Canvas, view: View, s: float, x: float, k: int, phase: int, away: bool) -> None:
-    """Paints a person on a bicycle."""
-    d = s - view.s
-    if d < 1.5 or d > 100:
+def _cyclist(canvas: Canvas, view: View, p: Cyclist) -> None:
+    d = p.s - view.s
+    if d < _CLOSE_M or d > 100:
         return
-    foot = view.project(np.array([(s, x, 0.0)]))[0]
-    size = (0.92 * view.scale(s), 1.84 * view.scale(s))
-    picture = rider(k, phase % PHASES, away)
-    canvas.sprite(picture, (foot[0], foot[1]), size, CYCLIST, d, fade=_fade(d, 100))
+    tall = 1.84 * view.scale(p.s)
+    picture = rider(p.k, p.phase % PHASES, p.away)
+    foot = view.point(p.s, p.x, 0.0)
+    canvas.sprite(picture, foot, (0.5 * tall, tall), CYCLIST, d, fade=_fade(d, 100))
 
 
 def _post(canvas: Canvas, view: View, p: Post, style: Style) -> None:
     d = p.s - view.s
-    if d < 1.3 or d > 130 or (p.kind == "bollard" and d > 50):
+    if d < _CLOSE_M or d > 130 or (p.kind == "bollard" and d > 50):
         return
     light = canvas.light
     g = style.pole_grey
-    grey = (g, g, g * 0.98)
-    r = {"lamp": 0.075, "wire": 0.12, "signal": 0.07, "bollard": 0.07}.get(p.kind, 0.042)
+    r = {"lamp": 0.075, "plain": 0.06, "signal": 0.07, "bollard": 0.07}.get(p.kind, 0.042)
     tall = p.height + (1.0 if p.kind in ("signal", "sign") else 0.0)
-    toward = -p.side
-    world = np.array(
-        [
-            (p.s, p.x - r, 0.0), (p.s, p.x + r, 0.0),
-            (p.s, p.x + r * 0.7, tall), (p.s, p.x - r * 0.7, tall),
-            (p.s, p.x, tall), (p.s, p.x + toward * 1.3, tall + 0.35),
-            (p.s, p.x, p.height),
-        ]
-    )  # fmt: skip
-    px = view.project(world)
-    if _outside(canvas, px):
+    scale = view.scale(p.s)
+    foot, head = view.point(p.s, p.x, 0.0), view.point(p.s, p.x, tall)
+    margin = 2 * scale
+    if foot[1] - head[1] < 1.5 or not -margin < foot[0] < canvas.width + margin:
         return
-    tone = light.colour(grey, d)
-    shaft = px[:4].copy()
-    thin = 1.3 - float(shaft[1, 0] - shaft[0, 0])
-    if thin > 0:  # a far pole is never thinner than a pixel
-        shaft[[0, 3], 0] -= thin / 2
-        shaft[[1, 2], 0] += thin / 2
+    half = max(r * scale, 0.65)  # a far pole is never thinner than a pixel
+    tip = max(0.7 * r * scale, 0.65)
+    shaft = np.array([(foot[0] - half, foot[1]), (foot[0] + half, foot[1]),
+                      (head[0] + tip, head[1]), (head[0] - tip, head[1])])  # fmt: skip
+    tone = light.colour((g, g, g * 0.98), d)
     if p.kind == "belisha":
         _banded(canvas, shaft, d)
     else:
         canvas.convex(shaft, tone, POLE)
-    scale = view.scale(p.s)
     if p.kind == "lamp":
+        end = np.array(view.point(p.s, p.x - 1.3 * p.side, tall + 0.35))
         thick = max(0.06 * scale, 1.1)
-        arm = np.array([px[4], px[5], px[5] + (0, thick), px[4] + (0, thick)])
+        arm = np.array([head, end, (end[0], end[1] + thick), (head[0], head[1] + thick)])
         canvas.convex(arm, tone, POLE)
-        head = px[5] + np.array([(-0.3, -0.05), (0.3, -0.05), (0.3, 0.1), (-0.3, 0.1)]) * scale
-        canvas.convex(head, light.colour((150, 152, 152), d), POLE)
-    elif p.kind == "wire":
-        bar = px[4] + np.array([(-0.7, 0.4), (0.7, 0.4), (0.7, 0.55), (-0.7, 0.55)]) * scale
-        canvas.convex(bar, tone, POLE)
+        lantern = end + np.array([(-0.3, -0.05), (0.3, -0.05), (0.3, 0.1), (-0.3, 0.1)]) * scale
+        canvas.convex(lantern, light.colour((150, 152, 152), d), POLE)
     elif p.kind in ("sign", "signal"):
-        lamp = int((view.t / 7.0 + p.k) % 3)
-        sprite, height, ratio = sign(p.k if p.kind == "sign" else p.k % 6, lamp if p.kind == "signal" else 0)
-        size = (height * ratio * scale, height * scale)
-        # Signs turned away show their grey backs.
-        lum = 1.0
-        canvas.sprite(sprite, (px[6, 0], px[6, 1]), size, SIGN, d, lum, lean=view.roll)
+        signal = p.kind == "signal"
+        lamp = int((view.t / 7.0 + p.k) % 3) if signal else 0
+        sprite, height, ratio = sign(p.k % 6 if signal else p.k, lamp)
+        grow = scale if signal else 1.2 * scale
+        size = (height * ratio * grow, height * grow)
+        base = view.point(p.s, p.x, p.height)
+        canvas.sprite(sprite, base, size, SIGN, d, lean=view.roll)
     elif p.kind == "belisha":
-        globe = px[4] + 0.17 * scale * np.array(
+        globe = np.array(head) + 0.17 * scale * np.array(
             [(np.cos(a), np.sin(a) - 0.6) for a in np.linspace(0, 6.283, 13)[:-1]]
         )
         canvas.convex(globe, light.colour((40, 150, 240), d, 1.1), SIGN)

@@ -38,7 +38,7 @@ def noise(shape: tuple[int, int], octaves: tuple[tuple[int, float], ...], seed: 
 
 def to_u8(values: F32) -> U8:
     """Rounds and clips to uint8."""
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(values + 0.5, 0, 255).astype(np.uint8), np.uint8)
 
 
 @lru_cache(maxsize=8)
@@ -57,11 +57,11 @@ def asphalt(kind: int) -> tuple[U8, ...]:
         patch = canvas[y : y + h, x : x + w]
         patch[:] = cv2.convertScaleAbs(patch, alpha=rng.choice((0.82, 0.88, 1.1)))
     for _ in range(rng.randint(2, 7)):
-        x, y = rng.uniform(30, 480), rng.uniform(0, 300)
-        path = [(x, y)]
+        cx, cy = rng.uniform(30, 480), rng.uniform(0, 300)
+        path = [(cx, cy)]
         for _ in range(14):
-            x, y = x + rng.uniform(-9, 9), y + rng.uniform(2, 14)
-            path.append((x, y))
+            cx, cy = cx + rng.uniform(-9, 9), cy + rng.uniform(2, 14)
+            path.append((cx, cy))
         cv2.polylines(canvas, [np.rint(path).astype(np.int32)], False, 150, 1, cv2.LINE_AA)
     levels = [canvas]
     while len(levels) < 6:
@@ -76,6 +76,7 @@ _WALLS: tuple[BGR, ...] = (
     (92, 112, 126),
     (150, 158, 160),  # light render
     (176, 184, 186),
+    (190, 200, 206),
     (112, 118, 120),  # stone
     (88, 92, 92),  # concrete
     (120, 110, 104),
@@ -147,13 +148,13 @@ def facade(k: int) -> tuple[Sprite, float, float, BGR]:
     ppm = 22.0
     w, h = int(width_m * ppm), int(height_m * ppm)
     wall = rng.choice(_WALLS)
-    shade = rng.uniform(0.75, 1.15)
+    shade = rng.uniform(0.5, 1.4)
     wall = (wall[0] * shade, wall[1] * shade, wall[2] * shade)
     img = np.zeros((h, w, 3), np.uint8)
-    img[:] = wall
+    img[:] = np.clip(wall, 0, 235)
     brick = not modern and rng.random() < 0.7
     if brick:
-        img[::4] = (np.asarray(wall) * 0.9 + 10).astype(np.uint8)
+        img[::4] = (np.asarray(wall) * 0.88 + 8).clip(0, 255).astype(np.uint8)
     floor_px = int(floor_m * ppm)
     frame: BGR = rng.choice(((190, 195, 195), (150, 155, 155), (60, 60, 60), (210, 212, 212)))
     shop = rng.random() < (0.35 if modern else 0.5)
@@ -199,7 +200,9 @@ def fence(k: int) -> tuple[Sprite, float, bool]:
     rng = random.Random(5000 + k)
     w, h = 256, 80
     img = np.zeros((h, w, 4), np.uint8)
-    tone: BGR = rng.choice(((40, 42, 42), (60, 62, 60), (150, 152, 152), (50, 80, 105), (46, 60, 50)))
+    tone: BGR = rng.choice(
+        ((40, 42, 42), (60, 62, 60), (150, 152, 152), (50, 80, 105), (46, 60, 50))
+    )
     ink = (*tone, 255)
     kind = k % 4
     if kind == 3:  # brick wall

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
 from rtseg.data._drive_camera import View
 from rtseg.data._drive_paint import BGR, F32, ROAD, U8, Canvas, Light
 from rtseg.data._drive_textures import noise, sky, to_u8
 
 WEATHERS = ("clear", "overcast", "rain", "dusk", "fog")
-_SHARES = (0.4, 0.34, 0.1, 0.1, 0.06)
+_SHARES = (0.42, 0.38, 0.09, 0.06, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +33,33 @@ class Weather:
     glare: float
     soft: bool
     rush: float
+    contrast: float
 
     @classmethod
     def draw(cls, rng: random.Random, kind: str) -> Weather:
         """Random weather of a kind of WEATHERS; "auto" draws the kind too."""
         auto = rng.choices(WEATHERS, _SHARES)[0]
         kind = auto if kind == "auto" else kind
-        under = rng.random() < 0.3  # exposed for the sky: the street goes dark
+        under = rng.random() < 0.25  # exposed for the sky: the street goes dark
         level = {
-            "clear": rng.uniform(0.85, 1.25), "overcast": rng.uniform(0.75, 1.1),
-            "rain": rng.uniform(0.65, 0.95), "dusk": rng.uniform(0.35, 0.6), "fog": 0.9,
+            "clear": rng.uniform(0.9, 1.6), "overcast": rng.uniform(0.75, 1.4),
+            "rain": rng.uniform(0.65, 1.1), "dusk": rng.uniform(0.35, 0.65), "fog": 0.95,
         }[kind]  # fmt: skip
         if under and kind in ("clear", "overcast", "rain"):
-            level *= 0.55
+            level *= rng.uniform(0.35, 0.6)
         warm = {"clear": rng.uniform(0.98, 1.1), "dusk": rng.uniform(1.0, 1.2)}.get(kind, 1.0)
         cold = {"dusk": 1.06}.get(kind, 1.03)
-        bright = rng.uniform(215, 255)
+        bright = rng.uniform(238, 262)
         zenith: BGR = (bright, bright * 0.97, bright * 0.93)
-        low: BGR = (252, 251, 249)
-        cloud: BGR = (250, 249, 248)
+        low: BGR = (258, 256, 254)
+        cloud: BGR = (258, 257, 256)
         cover = rng.uniform(0.45, 0.9)
         if kind == "clear":
             blue = rng.random()
-            zenith = (240, 225 - 55 * blue, 205 - 95 * blue)
+            zenith = (252, 246 - 62 * blue, 240 - 115 * blue)
             cover = rng.uniform(0.05, 0.6)
-        elif kind in ("overcast", "rain") and (under or rng.random() < 0.35):
-            grey = rng.uniform(120, 200)
+        elif kind in ("overcast", "rain") and (under or rng.random() < 0.15):
+            grey = rng.uniform(140, 215)
             cloud = (grey * 1.02, grey, grey * 0.98)
             low = (grey + 50, grey + 49, grey + 47)
             cover = rng.uniform(0.6, 0.95)
@@ -70,8 +72,9 @@ class Weather:
             zenith = low = cloud = (214, 213, 211)
         mist = {"clear": (400, 900), "overcast": (300, 700), "rain": (130, 260), "dusk": (250, 600)}
         haze_m = rng.uniform(35, 80) if kind == "fog" else rng.uniform(*mist[kind])
-        haze = tuple(0.82 * a + 0.1 * b for a, b in zip(low, zenith, strict=True))
+        haze = tuple(0.75 * a + 0.1 * b for a, b in zip(low, zenith, strict=True))
         sun = rng.uniform(0.5, 1.0) if kind == "clear" else (0.3 if kind == "dusk" else 0.0)
+        low_sun = kind in ("clear", "dusk") and rng.random() < 0.3
         light = Light(
             (level * cold, level, level * warm), (haze[0], haze[1], haze[2]), haze_m, sun,
             rng.choice((-1, 1)) * rng.uniform(0.4, 1.0),
@@ -80,10 +83,11 @@ class Weather:
             kind, light, zenith, low, cloud, cover,
             wet=rng.uniform(0.6, 1.0) if kind == "rain" else 0.0,
             noise={"dusk": 5.0, "rain": 4.0}.get(kind, rng.uniform(1.5, 4.0)),
-            vignette=rng.uniform(0.05, 0.4),
-            glare=rng.uniform(0.3, 0.8) if kind in ("clear", "dusk") and rng.random() < 0.3 else 0.0,
+            vignette=rng.uniform(0.0, 0.3),
+            glare=rng.uniform(0.3, 0.8) if low_sun else 0.0,
             soft=rng.random() < 0.4,
             rush=rng.uniform(0.0, 1.0),
+            contrast=1.0 if kind == "fog" else rng.uniform(1.0, 1.55),
         )  # fmt: skip
 
 
@@ -95,14 +99,15 @@ class Lens:
         self.weather = weather
         tile = sky(seed % 1000, weather.cover, weather.zenith, weather.low, weather.cloud)
         self._sky = np.concatenate([tile, tile], axis=1)
-        yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
+        yy, xx = (axis.astype(np.float32) for axis in np.mgrid[0:h, 0:w])
         far = ((xx / w - 0.5) ** 2 + (yy / h - 0.5) ** 2) * 2
-        shade = to_u8((1 - weather.vignette * far) * 255)
+        shade = to_u8(np.asarray((1 - weather.vignette * far) * 255, np.float32))
         self._vignette = np.asarray(cv2.cvtColor(shade, cv2.COLOR_GRAY2BGRA), np.uint8)
         rng = np.random.default_rng(seed)
         grid = rng.standard_normal((h + 64, w + 64, 4), np.float32)
         common = rng.standard_normal((h + 64, w + 64, 1), np.float32)
-        self._noise = to_u8(128 + weather.noise * (0.5 * grid + 0.8 * common))
+        grain = np.asarray(weather.noise * (0.5 * grid + 0.8 * common), np.float32)
+        self._noise = to_u8(128 + grain)
         self._ripple: F32 = noise((h, w), ((40, 1.0), (90, 0.7)), seed % 97) * (0.004 * w)
         self._rain = self._streaks(size_hw, seed) if weather.wet else None
         self._rows, self._cols = yy, xx
@@ -143,12 +148,14 @@ class Lens:
         amount = self.weather.wet
         if not amount:
             return
-        h, w = canvas.height, canvas.width
+        h = canvas.height
         top = int(min(max(view.horizon + 2, 1), h - 2))
         rows = self._rows[top:h]
         cols = self._cols[top:h] + self._ripple[top:h]
         source = np.float32(2 * view.horizon) - rows + 2 * self._ripple[top:h]
-        mirror = cv2.remap(canvas.image, cols, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        mirror = cv2.remap(
+            canvas.image, cols, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        )
         mirror = cv2.blur(mirror, (3, max(3, h // 24)))
         part = canvas.image[top:h]
         share = 0.34 * amount
@@ -157,11 +164,11 @@ class Lens:
 
     def finish(self, canvas: Canvas, view: View, index: int, rng: random.Random) -> U8:
         """Adds what air and camera do; returns the (H, W, 3) uint8 BGR picture."""
-        image = canvas.image
+        image: MatLike = canvas.image
         h, w = canvas.height, canvas.width
         weather = self.weather
         if weather.glare:
-            self._glare(image, view)
+            self._glare(canvas.image, view)
         if self._rain is not None:
             start = int((index * 0.37 * h) % h)
             image = cv2.add(image, self._rain[h - start : 2 * h - start])
@@ -175,7 +182,9 @@ class Lens:
             image = cv2.blur(image, (2, 2), anchor=(0, 0))
         image = cv2.multiply(image, self._vignette, scale=1 / 255)
         a, b = rng.randrange(64), rng.randrange(64)
-        image = cv2.addWeighted(image, 1, self._noise[a : a + h, b : b + w], 1, -128)
+        c = weather.contrast
+        black = -128 - 88 * (c - 1)
+        image = cv2.addWeighted(image, c, self._noise[a : a + h, b : b + w], 1, black)
         return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), dtype=np.uint8)
 
     def _glare(self, image: U8, view: View) -> None:
@@ -183,10 +192,13 @@ class Lens:
         h, w = image.shape[:2]
         x = (self._sun_x * w - view.yaw * view.focal) / 8
         y = view.horizon * 0.35 / 8
-        small = (self._cols[: (h + 7) // 8, : (w + 7) // 8], self._rows[: (h + 7) // 8, : (w + 7) // 8])
+        small = (
+            self._cols[: (h + 7) // 8, : (w + 7) // 8],
+            self._rows[: (h + 7) // 8, : (w + 7) // 8],
+        )
         far = (small[0] - np.float32(x)) ** 2 + (small[1] - np.float32(y)) ** 2
         reach = (w / 8) ** 2
-        halo = 255 * self.weather.glare * (np.exp(-far / (0.006 * reach)) + 0.3 * np.exp(-far / (0.12 * reach)))
+        glow = np.exp(-far / (0.006 * reach)) + 0.3 * np.exp(-far / (0.12 * reach))
+        halo = 255 * self.weather.glare * glow
         bright = cv2.resize(to_u8(halo), (w, h), interpolation=cv2.INTER_LINEAR)
         cv2.add(image, cv2.cvtColor(bright, cv2.COLOR_GRAY2BGRA), dst=image)
-

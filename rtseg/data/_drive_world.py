@@ -1,201 +1,39 @@
-"""The street of the procedural drive: a style drawn once per seed, and the things along the road.
+"""The endless street of one seed, built chunk by chunk.
 
-The road is cut into chunks of CHUNK_M metres; what stands in one follows from (seed, chunk) alone.
+What stands in a chunk of CHUNK_M metres follows from (seed, chunk) alone.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from rtseg.data._drive_paint import BGR, BUILDING, F64, FENCE, PAVEMENT, ROAD, TREE
+from rtseg.data._drive_cars import CARS
+from rtseg.data._drive_paint import BGR, BUILDING, FENCE, PAVEMENT, ROAD, TREE
 from rtseg.data._drive_sprites import PEOPLE, SIGNS, TREES
 from rtseg.data._drive_sprites import tree as tree_sprite
 from rtseg.data._drive_textures import FACADES, FENCES, facade, fence
-
-CHUNK_M = 40.0
-KERB_M = 0.1
-ZONES = ("terrace", "shops", "houses", "park", "blocks", "carpark")
-
-
-def rng_for(*key: int) -> random.Random:
-    """A generator for a key of integers; unlike `hash`, the same in every process."""
-    mixed = 0x9E3779B97F4A7C15
-    for part in key:
-        mixed = ((mixed ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 29
-    return random.Random(mixed)
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """What is the same all along one drive. Widths in metres, densities per chunk and side."""
-
-    side: int  # which side traffic keeps to: -1 left, 1 right
-    lane: float
-    lanes: int
-    parking: tuple[bool, bool]  # left, right
-    pavement: tuple[float, float]
-    zones: tuple[float, ...]
-    trees: float
-    parked: float
-    people: float
-    riders: float
-    traffic_gap: float
-    lead_gap: float | None
-    poles: float
-    signs: float
-    dash: tuple[float, float]
-    edge: str
-    road: BGR
-    slab: BGR
-    grass: BGR
-    asphalt: int
-    houses_from: int
-    pole_grey: float
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> Style:
-        """A random style."""
-        busy = rng.random()
-        grey = rng.uniform(62, 112)
-        warm = rng.uniform(0.93, 1.0)
-        pale = rng.uniform(0.95, 1.45)
-        wide = rng.random() < 0.25
-        weights = [rng.random() ** 2 + 0.05 for _ in ZONES]
-        weights[0] += 0.5
-        weights[1] += 0.5
-        weights[5] *= 0.5
-        return cls(
-            side=-1 if rng.random() < 0.75 else 1,
-            lane=rng.uniform(2.9, 3.7),
-            lanes=2 if wide else 1,
-            parking=(rng.random() < 0.5, rng.random() < 0.45),
-            pavement=(rng.uniform(1.5, 3.6), rng.uniform(1.5, 3.6)),
-            zones=tuple(weights),
-            trees=rng.choice((0.2, 0.8, 1.6, 2.6)),
-            parked=rng.uniform(0.25, 0.95),
-            people=busy * rng.uniform(0.5, 3.4),
-            riders=rng.choice((0.0, 0.3, 0.8)) + 0.4 * busy,
-            traffic_gap=rng.uniform(16, 32) / (0.3 + busy),
-            lead_gap=None if rng.random() < 0.35 else rng.uniform(8, 30),
-            poles=rng.uniform(0.7, 2.2),
-            signs=rng.uniform(0.5, 2.2),
-            dash=rng.choice(((2.0, 4.0), (4.0, 2.0), (3.0, 6.0), (1.0, 1.5))),
-            edge=rng.choice(("yellow", "yellow", "white", "none", "broken")),
-            road=(grey * 1.02, grey, grey * warm),
-            slab=(grey * pale, grey * pale, grey * pale * rng.uniform(0.97, 1.06)),
-            grass=(rng.uniform(34, 60), rng.uniform(70, 96), rng.uniform(58, 86)),
-            asphalt=rng.randrange(8),
-            houses_from=rng.randrange(FACADES),
-            pole_grey=rng.choice((34.0, 52.0, 88.0, 120.0)),
-        )
-
-    def half(self, right: int) -> float:
-        """Distance of the left (0) or right (1) kerb from the centre line."""
-        return self.lane * self.lanes + (2.2 if self.parking[right] else 0.3)
+from rtseg.data._drive_things import (
+    CHUNK_M,
+    KERB_M,
+    ZONES,
+    Chunk,
+    House,
+    Panel,
+    Patch,
+    Plant,
+    Post,
+    Style,
+    Vehicle,
+    Walker,
+    rng_for,
+    strip,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """A flat polygon on the ground: points (N, 3) world, colour, label or None to leave it."""
-
-    points: F64
-    colour: BGR
-    label: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """A house from s1 to s2 with its front at x; `open_end`: its near end wall can be seen."""
-
-    s1: float
-    s2: float
-    x: float
-    side: int
-    k: int
-    height: float
-    rise: float
-    depth: float
-    roof: BGR
-    lum: float
-    tint: BGR
-    open_end: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Plant:
-    s: float
-    x: float
-    k: int
-    height: float
-    flip: bool
-    lum: float
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A length of fence, wall or hedge from s1 to s2, at x."""
-
-    s1: float
-    s2: float
-    x: float
-    k: int
-    height: float
-    label: int
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """A pole: kind "lamp", "sign", "signal", "belisha", "bollard" or "wire"."""
-
-    s: float
-    x: float
-    kind: str
-    k: int
-    height: float
-    side: int
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    s: float
-    x: float
-    yaw: float
-    k: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stander:
-    s: float
-    x: float
-    k: int
-
-
-Thing = House | Plant | Panel | Post | Parked | Stander
-
-
-@dataclass(slots=True)
-class Chunk:
-    """What is between s and s + CHUNK_M. Patches are painted in order, by layer."""
-
-    s: float
-    layers: tuple[list[Patch], ...] = field(default_factory=lambda: ([], [], [], []))
-    things: list[Thing] = field(default_factory=list)
-    crossing: float | None = None
-
-
-def strip(s1: float, s2: float, x1: float, x2: float, y1: float = 0.0, y2: float = 0.0) -> F64:
-    """(N, 3) outline of a band along the road, bent with it: points every 5 m."""
-    n = max(2, int((s2 - s1) / 5.0) + 1)
-    s = np.linspace(s1, s2, n)
-    out = np.empty((2 * n, 3))
-    out[:n, 0], out[n:, 0] = s, s[::-1]
-    out[:n, 1], out[n:, 1] = x1, x2
-    out[:n, 2], out[n:, 2] = y1, y2
-    return out
+def _shaded(colour: BGR, factor: float, lift: float = 0.0) -> BGR:
+    return (colour[0] * factor + lift, colour[1] * factor + lift, colour[2] * factor + lift)
 
 
 class World:
@@ -226,12 +64,18 @@ class World:
         cover.append(Patch(strip(s, s + CHUNK_M, -90, 90), st.grass, TREE))
         road.append(Patch(strip(s, s + CHUNK_M, left, right), st.road, ROAD))
         for _ in range(rng.choice((0, 0, 1, 2))):  # repairs
-            a, x, f = s + rng.uniform(0, 30), rng.uniform(left, right - 1.5), rng.choice((0.8, 1.12))
-            tone = (st.road[0] * f, st.road[1] * f, st.road[2] * f)
-            road.append(Patch(strip(a, a + rng.uniform(2, 12), x, x + rng.uniform(0.7, 1.5)), tone, None))
+            a, x, f = (
+                s + rng.uniform(0, 30),
+                rng.uniform(left, right - 1.5),
+                rng.choice((0.8, 1.12)),
+            )
+            tone = _shaded(st.road, f)
+            road.append(
+                Patch(strip(a, a + rng.uniform(2, 12), x, x + rng.uniform(0.7, 1.5)), tone, None)
+            )
         for _ in range(2):  # manholes
             a, x = s + rng.uniform(0, 38), rng.uniform(left, right - 0.7)
-            dark = (st.road[0] * 0.6, st.road[1] * 0.6, st.road[2] * 0.6)
+            dark = _shaded(st.road, 0.6)
             road.append(Patch(strip(a, a + 0.7, x, x + 0.6), dark, None))
         worn = rng.uniform(150, 205)
         white = (worn, worn, worn)
@@ -305,23 +149,37 @@ class World:
                 out.layers[2].append(Patch(points, st.slab, PAVEMENT))
             if rng.random() < 0.5:
                 x = kerb + sign * rng.uniform(4, 16)
-                out.things.append(Parked(s + 5, x, np.pi / 2 * sign, rng.randrange(64)))
-        deep = {"terrace": 0.2, "shops": 0.3, "houses": 0.0, "park": 0.0, "blocks": 5.0, "carpark": 0.0}
+                out.things.append(Vehicle(s + 5, x, np.pi / 2 * sign, rng.randrange(CARS)))
+        deep = {
+            "terrace": 0.2,
+            "shops": 0.3,
+            "houses": 0.0,
+            "park": 0.0,
+            "blocks": 5.0,
+            "carpark": 0.0,
+        }
         back = line + sign * deep[zone]
         end = s + CHUNK_M
         lip = sign * 0.14
-        out.layers[2].append(Patch(strip(begin, end, kerb, back, KERB_M, KERB_M), st.slab, PAVEMENT))
-        pale = (st.slab[0] * 1.12 + 8, st.slab[1] * 1.12 + 8, st.slab[2] * 1.12 + 8)
-        dark = (st.slab[0] * 0.7, st.slab[1] * 0.7, st.slab[2] * 0.7)
+        out.layers[2].append(
+            Patch(strip(begin, end, kerb, back, KERB_M, KERB_M), st.slab, PAVEMENT)
+        )
+        pale = _shaded(st.slab, 1.12, 8)
+        dark = _shaded(st.slab, 0.7)
         out.layers[2].append(Patch(strip(begin, end, kerb, kerb + lip, KERB_M, KERB_M), pale, None))
         out.layers[2].append(Patch(strip(begin, end, kerb, kerb, 0.0, KERB_M), dark, PAVEMENT))
         a = begin + 1.8  # joints between slabs
         while a < end and zone != "park":
             out.layers[2].append(Patch(strip(a, a + 0.05, kerb, back, KERB_M, KERB_M), dark, None))
             a += 3.6
-        build = {"terrace": self._row, "shops": self._row, "blocks": self._row,
-                 "houses": self._homes, "park": self._park, "carpark": self._carpark}  # fmt: skip
-        build[zone](out, begin, sign, back, zone, rng)
+        if zone == "houses":
+            self._homes(out, begin, sign, back, rng)
+        elif zone == "park":
+            self._park(out, begin, sign, back, rng)
+        elif zone == "carpark":
+            self._carpark(out, begin, sign, back, rng)
+        else:
+            self._row(out, begin, sign, back, zone, rng)
         self._furniture(out, begin, sign, kerb, line, zone, rng)
 
     def _house(
@@ -361,9 +219,7 @@ class World:
             out.things.append(house)
             a += step + (room * 0.2 / len(picks) if gaps else 0.0)
 
-    def _homes(
-        self, out: Chunk, begin: float, sign: int, x: float, zone: str, rng: random.Random
-    ) -> None:
+    def _homes(self, out: Chunk, begin: float, sign: int, x: float, rng: random.Random) -> None:
         end = out.s + CHUNK_M
         deep = rng.uniform(3, 8)
         plot = rng.uniform(10, 14)
@@ -376,12 +232,18 @@ class World:
             out.things.append(self._house(a + 1, width, x + sign * deep, sign, f, rng, True))
             b = min(a + plot, end)
             self._boundary(out, a, b - 2.6, x + sign * 0.1, kind, k, rng)
-            out.layers[2].append(Patch(strip(b - 2.6, b, x, x + sign * deep), self.style.slab, PAVEMENT))
+            out.layers[2].append(
+                Patch(strip(b - 2.6, b, x, x + sign * deep), self.style.slab, PAVEMENT)
+            )
             if rng.random() < 0.3 * self.style.trees:
-                self._plant(out, a + rng.uniform(1, plot - 3), x + sign * rng.uniform(1.2, deep), rng)
+                self._plant(
+                    out, a + rng.uniform(1, plot - 3), x + sign * rng.uniform(1.2, deep), rng
+                )
             if rng.random() < 0.35 * self.style.parked:
                 yaw = np.pi / 2 * sign
-                out.things.append(Parked(b - 1.3, x + sign * (deep - 2.4), yaw, rng.randrange(64)))
+                out.things.append(
+                    Vehicle(b - 1.3, x + sign * (deep - 2.4), yaw, rng.randrange(CARS))
+                )
             a += plot
 
     def _boundary(
@@ -401,9 +263,7 @@ class World:
             )
             step += 4
 
-    def _park(
-        self, out: Chunk, begin: float, sign: int, x: float, zone: str, rng: random.Random
-    ) -> None:
+    def _park(self, out: Chunk, begin: float, sign: int, x: float, rng: random.Random) -> None:
         end = out.s + CHUNK_M
         kind = rng.choice(("fence", "fence", "hedge", "open", "wall"))
         self._boundary(out, begin, end, x + sign * 0.2, kind, rng.randrange(FENCES), rng)
@@ -414,9 +274,7 @@ class World:
             far = x + sign * rng.uniform(22, 34)
             out.things.append(self._house(begin + 4, 2 * facade(k)[1], far, sign, k, rng, True))
 
-    def _carpark(
-        self, out: Chunk, begin: float, sign: int, x: float, zone: str, rng: random.Random
-    ) -> None:
+    def _carpark(self, out: Chunk, begin: float, sign: int, x: float, rng: random.Random) -> None:
         end = out.s + CHUNK_M
         deep = rng.uniform(14, 22)
         out.layers[1].append(Patch(strip(begin, end, x, x + sign * deep), self.style.road, ROAD))
@@ -429,7 +287,7 @@ class World:
                 out.layers[3].append(Patch(line, (165, 165, 165), None))
                 if rng.random() < 0.75:
                     yaw = np.pi / 2 * rng.choice((-1, 1))
-                    out.things.append(Parked(a, x + sign * row, yaw, rng.randrange(64)))
+                    out.things.append(Vehicle(a, x + sign * row, yaw, rng.randrange(CARS)))
                 a += 2.5
         k = rng.randrange(FACADES)
         out.things.append(self._house(begin, end - begin, x + sign * deep, sign, k, rng, False))
@@ -453,13 +311,15 @@ class World:
         for s in spots(street * 1.2):
             self._plant(out, s, kerb + sign * 0.9, rng)
         for s in spots(st.poles):
-            kind = "lamp" if rng.random() < 0.6 else rng.choice(("wire", "bollard", "plain"))
-            tall = {"lamp": rng.uniform(5.5, 8.5), "wire": 7.5, "bollard": 1.0, "plain": 3.5}[kind]
+            kind = "lamp" if rng.random() < 0.6 else rng.choice(("bollard", "plain", "plain"))
+            tall = {"lamp": rng.uniform(5.5, 8.5), "bollard": 1.0, "plain": rng.uniform(2.5, 7)}[
+                kind
+            ]
             out.things.append(Post(s, kerb + sign * 0.45, kind, rng.randrange(99), tall, sign))
         for s in spots(st.signs):
             k = rng.randrange(6, SIGNS)
             out.things.append(Post(s, kerb + sign * 0.55, "sign", k, rng.uniform(1.9, 2.7), sign))
-        if rng.random() < 0.14 and out.crossing is None:  # a guard rail at the kerb
+        if rng.random() < 0.28 and out.crossing is None:  # a guard rail at the kerb
             self._boundary(out, begin + 6, begin + rng.uniform(14, 30), kerb + sign * 0.3, "fence",
                            rng.randrange(FENCES), rng)  # fmt: skip
         if rng.random() < 0.3:
@@ -468,12 +328,14 @@ class World:
                 out.things.append(Post(s, kerb + sign * 0.35, "bollard", 0, 1.0, sign))
         for s in spots(st.people * (0.6 if zone in ("shops", "terrace") else 0.2)):
             x = line - sign * rng.uniform(0.3, 0.6)
-            out.things.append(Stander(s, x, rng.randrange(PEOPLE)))
+            out.things.append(Walker(s, x, rng.randrange(PEOPLE)))
         if st.parking[right] and out.crossing is None:
             a = begin + 3
             while a < end - 2.5:
                 if rng.random() < st.parked:
                     yaw = 0.0 if (sign == st.side or rng.random() < 0.3) else np.pi
                     x = kerb - sign * rng.uniform(1.0, 1.2)
-                    out.things.append(Parked(a, x, yaw + rng.uniform(-0.03, 0.03), rng.randrange(64)))
+                    out.things.append(
+                        Vehicle(a, x, yaw + rng.uniform(-0.03, 0.03), rng.randrange(CARS))
+                    )
                 a += rng.uniform(5.2, 6.4)

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from rtseg.data import _drive_street as street
 from rtseg.data._drive_camera import Rig, Road, View
-from rtseg.data._drive_cars import CARS, footprint, paint_car
-from rtseg.data._drive_ground import Ground
-from rtseg.data._drive_paint import BUILDING, F64, SKY, TREE, VOID, Canvas
-from rtseg.data._drive_sprites import PEOPLE, PHASES, RIDERS, skyline
+from rtseg.data._drive_ground import Ground, shadows
+from rtseg.data._drive_paint import BUILDING, SKY, TREE, VOID, Canvas
+from rtseg.data._drive_sprites import skyline
+from rtseg.data._drive_things import CHUNK_M, Chunk, Style, Thing, rng_for
+from rtseg.data._drive_traffic import Traffic
 from rtseg.data._drive_weather import WEATHERS, Lens, Weather
-from rtseg.data._drive_world import CHUNK_M, Chunk, House, Parked, Plant, Style, World, rng_for
+from rtseg.data._drive_world import World
 from rtseg.data.camvid import CLASSES, IGNORE_INDEX, PALETTE
 from rtseg.errors import ConfigError
 from rtseg.frame import ImageBGR, Labels
@@ -132,6 +132,7 @@ class Drive:
         self._bonnet = rng.uniform(0.025, 0.08) if rng.random() < 0.25 else 0.0
         self._start = rng.uniform(0, 1000)
         self._world = World(seed, style)
+        self._traffic = Traffic(seed, style, self._rig)
         self._ground = Ground(self.config.size, style.asphalt)
         self._lens = Lens(self._weather, self.config.size, rng.randrange(1 << 30))
         self._skyline = rng.randrange(8)
@@ -162,11 +163,11 @@ class Drive:
         self._lens.paint_sky(canvas, view)
         self._backdrop(canvas, view)
         self._ground.patches(canvas, view, chunks)
-        movers, shadows = self._traffic(view)
+        things = self._traffic.at(view, chunks)
         for chunk in chunks:
-            shadows += self._shadows(chunk, view)
-        self._ground.shade(canvas, view, shadows)
-        self._things(canvas, view, chunks, movers)
+            things += chunk.things
+        self._ground.shade(canvas, view, shadows(things, view, self._weather.light))
+        self._things(canvas, view, things)
         self._lens.wet(canvas, view)
         if self._bonnet:
             self._paint_bonnet(canvas)
@@ -195,144 +196,29 @@ class Drive:
             for at in (x - wide, x, x + wide):
                 foot = (at, view.horizon + 2 + view.roll * (at - view.cx))
                 canvas.sprite(sprite, foot, (wide, tall), label, 260.0)
-        x = np.array([-0.1 * w, 1.1 * w])
-        line = view.horizon + 1 + view.roll * (x - view.cx)
-        below = np.array([(x[0], line[0]), (x[1], line[1]), (1.1 * w, 1.2 * h), (-0.1 * w, 1.2 * h)])
+        tilt = view.roll * 0.6 * w
+        left, right = -0.1 * w, 1.1 * w
+        line = view.horizon + 1
+        below = np.array([(left, line - tilt), (right, line + tilt), (right, 2 * h), (left, 2 * h)])
         canvas.convex(below, canvas.light.colour(self._style.grass, 150.0), TREE)
 
-    def _shadows(self, chunk: Chunk, view: View) -> list[tuple[F64, float]]:
-        """World outlines on the ground that are in the shade, and the light left in each."""
-        light = self._weather.light
-        out: list[tuple[F64, float]] = []
-        for thing in chunk.things:
-            d = thing.s1 - view.s if isinstance(thing, House) else (
-                thing.s - view.s if isinstance(thing, Parked | Plant) else 1e9
-            )  # fmt: skip
-            if d > 110:
-                continue
-            if isinstance(thing, Parked) and d > 0:
-                out.append((footprint(thing.k, thing.s, thing.x, thing.yaw, 0.12), 0.38))
-            elif light.sun > 0.2 and isinstance(thing, Plant) and d > -10:
-                dark = 1 - 0.45 * light.sun
-                x = thing.x - light.sun_side * thing.height * 0.6
-                turn = np.linspace(0, 2 * np.pi, 11)[:-1]
-                r = thing.height * 0.33
-                blob = np.stack([thing.s + r * np.sin(turn) * (1 + 0.2 * np.sin(3 * turn)),
-                                 x + r * 1.5 * np.cos(turn), 0 * turn], axis=1)  # fmt: skip
-                out.append((blob, dark))
-            elif light.sun > 0.2 and isinstance(thing, House) and light.sun_side * thing.side > 0:
-                reach = thing.height * 0.9 / max(abs(light.sun_side), 0.3) * 0.6
-                x2 = thing.x - thing.side * reach
-                box = np.array([(thing.s1, thing.x, 0), (thing.s2, thing.x, 0),
-                                (thing.s2 + 1, x2, 0), (thing.s1 + 1, x2, 0)], np.float64)  # fmt: skip
-                out.append((box, 1 - 0.5 * light.sun))
-        return out
-
-    def _traffic(
-        self, view: View
-    ) -> tuple[list[tuple[float, Callable[[Canvas], None]]], list[tuple[F64, float]]]:
-        """What moves: (s, painter) of each, and its shadows. Pure functions of time."""
-        seed, st, t = self.config.seed, self._style, view.t
-        movers: list[tuple[float, Callable[[Canvas], None]]] = []
-        shadows: list[tuple[F64, float]] = []
-
-        def car(s: float, x: float, yaw: float, k: int, brake: bool) -> None:
-            movers.append((s, lambda c: paint_car(c, view, k, s, x, yaw, brake)))
-            shadows.append((footprint(k, s, x, yaw, 0.12), 0.38))
-
-        def stream(kind: int, gap: float, speed: float, reach: float) -> list[tuple[float, int]]:
-            """(s, key) of an endless file of road users that keep their distance."""
-            low = int((view.s - speed * t) // gap) - 1
-            out = []
-            for j in range(low, low + int(reach / gap) + 3):
-                r = rng_for(seed, 500 + kind, j)
-                wander = 0.12 * gap * math.sin(t * 0.21 + r.uniform(0, 6.28))
-                s = j * gap + r.uniform(-0.3, 0.3) * gap + speed * t + wander
-                if -4 < s - view.s < reach and r.random() < 0.8:
-                    out.append((s, r.getrandbits(30)))
-            return out
-
-        for lane in range(st.lanes):
-            speed = -(7.0 + 2.5 * lane)
-            for s, key in stream(lane, st.traffic_gap, speed, 180):
-                car(s, -st.side * st.lane * (lane + 0.5), math.pi, key % CARS, False)
-        if st.lanes > 1:
-            for s, key in stream(5, st.traffic_gap * 1.4, self._rig.speed * 1.15, 160):
-                car(s, st.side * st.lane * 0.5, 0.0, key % CARS, False)
-        if st.lead_gap is not None:
-            swing = math.sin(t / 5.3 + self._rig.sway[1])
-            gap = st.lead_gap * (1.25 + 0.5 * swing)
-            k = rng_for(seed, 600).randrange(CARS)
-            brake = math.cos(t / 5.3 + self._rig.sway[1]) < -0.4
-            car(view.s + gap + 3.5, self._rig.lane_x, 0.0, k, brake)
-        if st.riders > 0:
-            x = st.side * (st.lane * st.lanes - 0.45)
-            for s, key in stream(10, 70 / st.riders, 4.2, 100):
-                step = int((t * 1.1 + key % 7 / 7) * PHASES)
-                movers.append((s, lambda c, s=s, k=key % RIDERS, p=step: street.cyclist(c, view, s, x, k, p, True)))  # type: ignore[misc]  # noqa: E501
-            for s, key in stream(11, 90 / st.riders, -4.6, 100):
-                step = int((t * 1.1 + key % 7 / 7) * PHASES)
-                movers.append((s, lambda c, s=s, k=key % RIDERS, p=step: street.cyclist(c, view, s, -x, k, p, False)))  # type: ignore[misc]  # noqa: E501
-        self._walkers(view, stream, movers)
-        return movers, shadows
-
-    def _walkers(
-        self,
-        view: View,
-        stream: Callable[[int, float, float, float], list[tuple[float, int]]],
-        movers: list[tuple[float, Callable[[Canvas], None]]],
-    ) -> None:
-        """Adds people on both pavements, and those that cross ahead of the camera."""
-        st, t = self._style, view.t
-        for kind, right, speed in ((20, 0, 1.3), (21, 0, -1.2), (22, 1, 1.2), (23, 1, -1.35)):
-            for s, key in stream(kind, 26 / (0.12 + st.people), speed, 90):
-                sign = 1 if right else -1
-                k = (key % (PEOPLE // 2)) * 2 + (0 if speed > 0 else 1)
-                walk = st.half(right) + 0.5 + (key >> 8) % 100 / 100 * (st.pavement[right] - 0.9)
-                step = int((t * 0.95 + key % 11 / 11) * PHASES)
-                movers.append((s, lambda c, s=s, x=sign * walk, k=k, p=step: street.walker(c, view, s, x, k, p, False, False)))  # type: ignore[misc]  # noqa: E501
-        first = int(view.s // CHUNK_M)
-        for i in range(first, first + 3):
-            place = self._chunk(i).crossing
-            if place is None:
-                continue
-            rng = rng_for(self.config.seed, 700, i)
-            arrival = self._rig.time_at(place)
-            for _ in range(rng.choice((0, 1, 1, 2, 3))):
-                way = rng.choice((-1, 1))
-                width = st.half(0) + st.half(1) + 2.4
-                done = arrival - rng.uniform(2.6, 4.5)  # over the road before the camera is there
-                gone = min(1.0, max(0.0, (t - (done - width / 1.4)) * 1.4 / width))
-                x = -st.half(0) - 1.2 + gone * width if way > 0 else st.half(1) + 1.2 - gone * width
-                s = place + rng.uniform(-1.2, 1.2)
-                k = rng.randrange(PEOPLE)
-                step = int(gone * width * 0.75 * PHASES)
-                movers.append((s, lambda c, s=s, x=x, k=k, p=step, f=way < 0: street.walker(c, view, s, x, k, p, True, f)))  # type: ignore[misc]  # noqa: E501
-
-    def _things(
-        self,
-        canvas: Canvas,
-        view: View,
-        chunks: list[Chunk],
-        movers: list[tuple[float, Callable[[Canvas], None]]],
-    ) -> None:
+    def _things(self, canvas: Canvas, view: View, things: list[Thing]) -> None:
         """Paints everything that stands up, from far to near."""
-        order: list[tuple[float, Callable[[Canvas], None]]] = [
-            m for m in movers if m[0] > view.s - 4
-        ]
-        for chunk in chunks:
-            for thing in chunk.things:
-                end = street.far_end(thing)
-                if view.s < end + 4 and end - view.s < street.REACH_M + 20:
-                    order.append((end, lambda c, x=thing: street.paint(c, view, x, self._style)))  # type: ignore[misc]
-        for _, painter in sorted(order, key=lambda item: -item[0]):
-            painter(canvas)
+        order = []
+        for i, thing in enumerate(things):
+            end = street.far_end(thing)
+            if -4 < end - view.s < street.REACH_M + 20:
+                order.append((-end, i))
+        for _, i in sorted(order):
+            street.paint(canvas, view, things[i], self._style)
 
     def _paint_bonnet(self, canvas: Canvas) -> None:
         h, w = canvas.height, canvas.width
         x = np.linspace(-0.02, 1.02, 15)
         edge = h * (1 - self._bonnet * (1 - 1.3 * (x - 0.5) ** 2))
-        outline = np.concatenate([np.stack([x * w, edge], 1), [(1.02 * w, h + 9), (-0.02 * w, h + 9)]])
+        outline = np.concatenate(
+            [np.stack([x * w, edge], 1), [(1.02 * w, h + 9), (-0.02 * w, h + 9)]]
+        )
         tone = 12 + 300 * self._bonnet
         canvas.fill(outline, canvas.light.colour((tone, tone, tone), 0.0), VOID)
 
