@@ -195,7 +195,7 @@ def load_model(
 
 
 def read_classes(path: Path) -> ClassTable:
-    """Reads a class table from JSON or from a text file with one name per line; ModelError if bad."""
+    """Reads a class table: JSON, or a text file with one name per line; ModelError if bad."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -204,7 +204,9 @@ def read_classes(path: Path) -> ClassTable:
         if text.lstrip().startswith("{"):
             table = json.loads(text)
             names = tuple(table["names"])
-            palette = table.get("palette") or table.get("palette_rgb") or default_palette(len(names))
+            palette = (
+                table.get("palette") or table.get("palette_rgb") or default_palette(len(names))
+            )
             return ClassTable(
                 names, tuple(tuple(c) for c in palette), int(table.get("ignore_index", 255))
             )
@@ -237,13 +239,15 @@ def _read_graph(path: Path) -> _Graph:
     """Metadata and output shape of an ONNX file."""
     try:
         return _parse_model(memoryview(path.read_bytes()))
-    except (_NotProtobuf, ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not an ONNX model, or truncated: copy or export it again") from error
+    except (_ProtobufError, ValueError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{path}: not an ONNX model, or truncated: copy or export it again"
+        ) from error
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}") from error
 
 
-class _NotProtobuf(Exception):
+class _ProtobufError(Exception):
     pass
 
 
@@ -262,7 +266,7 @@ def _parse_model(data: memoryview) -> _Graph:
                 if n == 12 and not isinstance(v, int) and not rank:  # first output
                     rank, channels = _output_shape(v)
     if not has_graph:
-        raise _NotProtobuf
+        raise _ProtobufError
     return _Graph(metadata, rank, channels)
 
 
@@ -293,7 +297,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         key, position = _varint(message, position)
         number, wire = key >> 3, key & 7
         if number == 0:
-            raise _NotProtobuf
+            raise _ProtobufError
         if wire == 0:
             value, position = _varint(message, position)
             yield number, value
@@ -303,9 +307,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:
-            raise _NotProtobuf
+            raise _ProtobufError
         if position + length > end:
-            raise _NotProtobuf
+            raise _ProtobufError
         if wire == 2:
             yield number, message[position : position + length]
         position += length
@@ -315,7 +319,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if position >= len(message) or shift > 63:
-            raise _NotProtobuf
+            raise _ProtobufError
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift

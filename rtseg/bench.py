@@ -141,7 +141,9 @@ def _labels(segmenter: Segmenter, image: Any) -> Any:
     return result.labels
 
 
-def results(rows: Sequence[dict[str, Any]], data: DataSet, command: Sequence[str]) -> dict[str, Any]:
+def results(
+    rows: Sequence[dict[str, Any]], data: DataSet, command: Sequence[str]
+) -> dict[str, Any]:
     """The JSON record of a benchmark."""
     return {
         "machine": {

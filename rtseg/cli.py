@@ -29,9 +29,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")]
-Engine = Annotated[
-    str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or eager.")
-]
+Engine = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or eager.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, int8 or fp8.")]
 Size = Annotated[str, typer.Option(help="Input of the network, HEIGHTxWIDTH, or auto.")]
 Classes = Annotated[
@@ -76,9 +74,7 @@ def run(
     opacity: Annotated[float, typer.Option(help="Of the colours, 0 to 1.")] = 0.5,
     save: Annotated[Path | None, typer.Option(help="Write an H.264 video (.mp4).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Write index PNGs to a directory.")] = None,
-    jsonl: Annotated[
-        str | None, typer.Option(help="Write a line per frame; - for stdout.")
-    ] = None,
+    jsonl: Annotated[str | None, typer.Option(help="Write a line per frame; - for stdout.")] = None,
     show: Annotated[bool, typer.Option(help="Open a window; q ends the run.")] = False,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     report: Annotated[

@@ -88,7 +88,9 @@ def _engine(name: str) -> Finding:
     reason = engine.available(name)
     if reason:
         return Finding(f"engine {name}", "not installed", ok=False, fix=reason)
-    package = {"openvino": "openvino", "onnxruntime": "onnxruntime", "eager": "torch"}.get(name, name)
+    package = {"openvino": "openvino", "onnxruntime": "onnxruntime", "eager": "torch"}.get(
+        name, name
+    )
     return Finding(f"engine {name}", versions(package).get(package, "installed"), ok=True)
 
 
@@ -105,13 +107,17 @@ def _gpu() -> Finding:
 def _decoder() -> Finding:
     import av
 
-    wanted = [name for name in ("h264", "hevc", "av1", "vp9", "mjpeg") if name in av.codecs_available]
+    wanted = [
+        name for name in ("h264", "hevc", "av1", "vp9", "mjpeg") if name in av.codecs_available
+    ]
     encoder = "libx264" if "libx264" in av.codecs_available else "no libx264"
     return Finding(
         "video",
         f"PyAV {av.__version__}: {' '.join(wanted)}; encoder {encoder}",
         ok=encoder == "libx264",
-        fix="" if encoder == "libx264" else "--save needs libx264: pip install --force-reinstall av",
+        fix=""
+        if encoder == "libx264"
+        else "--save needs libx264: pip install --force-reinstall av",
     )
 
 

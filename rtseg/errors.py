@@ -58,5 +58,5 @@ class MissingDependencyError(RtsegError):
 
     @classmethod
     def for_extra(cls, package: str, extra: str, purpose: str) -> MissingDependencyError:
-        """An error for a missing optional package: which, what for, and the command that adds it."""
+        """An error for a missing optional package: what it is for, and what installs it."""
         return cls(f"{purpose} needs {package}: pip install 'rtseg[{extra}]'")

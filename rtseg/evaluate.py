@@ -32,7 +32,9 @@ class Evaluation:
     frames: int
     classes: ClassTable
 
-    def to_dict(self, segmenter: Segmenter, data: DataSet, command: Sequence[str]) -> dict[str, Any]:
+    def to_dict(
+        self, segmenter: Segmenter, data: DataSet, command: Sequence[str]
+    ) -> dict[str, Any]:
         """The JSON object: IoU and accuracies as fractions, null for a class that never occurs."""
         info, confusion = segmenter.engine.info, self.confusion
         return {
@@ -104,7 +106,7 @@ def _submit(
 
 def _label_table(truth: ClassTable, classes: ClassTable, name: str) -> Labels:
     """(256,) uint8: the data set's label to the model's; 255 for what is ignored."""
-    missing = set(n.lower() for n in truth.names) ^ set(n.lower() for n in classes.names)
+    missing = {n.lower() for n in truth.names} ^ {n.lower() for n in classes.names}
     if missing:
         raise DataError(
             f"{name} has the classes {', '.join(truth.names)}; "

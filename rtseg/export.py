@@ -7,7 +7,6 @@ must match PyTorch's.
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import warnings
 from pathlib import Path
@@ -25,8 +24,8 @@ from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
 from rtseg.frame import ClassTable
 from rtseg.models import AUXILIARY_PREFIX
-from rtseg.models.layers import fuse_batch_norm
 from rtseg.models._weights import load_weights
+from rtseg.models.layers import fuse_batch_norm
 from rtseg.recipe import Recipe
 
 OPSET = 18
@@ -74,7 +73,12 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: boo
 
 
 def export_onnx(
-    network: nn.Module, contract: Contract, path: Path, *, half: bool = True, tolerance: float = 2e-2
+    network: nn.Module,
+    contract: Contract,
+    path: Path,
+    *,
+    half: bool = True,
+    tolerance: float = 2e-2,
 ) -> float:
     """Writes an `.onnx` with the contract in its metadata.
 
@@ -101,7 +105,11 @@ def export_onnx(
     onnx.checker.check_model(model, full_check=True)
     height, width = contract.input_hw
     multiple = contract.input_multiple
-    sizes = [(height, width), (height + 2 * multiple, width + multiple), (4 * multiple, 5 * multiple)]
+    sizes = [
+        (height, width),
+        (height + 2 * multiple, width + multiple),
+        (4 * multiple, 5 * multiple),
+    ]
     data = model.SerializeToString()
     error = max(_relative_error(network, data, size) for size in sizes)
     if not error <= tolerance:
@@ -128,7 +136,6 @@ def set_measured(path: Path, measured: dict[str, Any]) -> None:
 def _to_onnx(network: nn.Module, input_hw: tuple[int, int]) -> Any:
     """ModelProto with input `image` (N, 3, H, W) and output `logits`, all of N, H, W dynamic."""
     example = torch.zeros(2, 3, *input_hw)
-    buffer = io.BytesIO()
     dynamic = {
         0: torch.export.Dim.DYNAMIC,
         2: torch.export.Dim.DYNAMIC,
@@ -148,8 +155,7 @@ def _to_onnx(network: nn.Module, input_hw: tuple[int, int]) -> Any:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
+    return program.model_proto
 
 
 def _store_half(model: Any) -> None:
@@ -180,7 +186,7 @@ def _gmacs(network: nn.Module, input_hw: tuple[int, int]) -> float:
     """Billions of multiply-accumulates of one forward pass, by PyTorch's own counter."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network.eval()(torch.zeros(1, 3, *input_hw))
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops()) / 2e9
 
 
 def _relative_error(network: nn.Module, data: bytes, size: tuple[int, int]) -> float:

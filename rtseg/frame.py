@@ -21,7 +21,7 @@ def _got(array: object) -> str:
 
 
 def check_image(image: ImageBGR) -> ImageBGR:
-    """Returns the image if it is (H, W, 3) uint8 with at least one pixel, else raises ValueError."""
+    """Returns the image if it is (H, W, 3) uint8 and not empty, else raises ValueError."""
     ok = isinstance(image, np.ndarray) and image.dtype == np.uint8
     if not ok or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"image: expected (H, W, 3) uint8 BGR, got {_got(image)}")
@@ -29,7 +29,7 @@ def check_image(image: ImageBGR) -> ImageBGR:
 
 
 def check_labels(labels: Labels) -> Labels:
-    """Returns the labels if they are (H, W) uint8 with at least one pixel, else raises ValueError."""
+    """Returns the labels if they are (H, W) uint8 and not empty, else raises ValueError."""
     ok = isinstance(labels, np.ndarray) and labels.dtype == np.uint8
     if not ok or labels.ndim != 2 or labels.size == 0:
         raise ValueError(f"labels: expected (H, W) uint8, got {_got(labels)}")
@@ -155,13 +155,15 @@ class LabelMap:
     def histogram(self) -> NDArray[np.float32]:
         """(256,) float32: how many pixels have each label."""
         # OpenCV counts bytes as they are; np.bincount would widen every pixel to 64 bits first.
-        counts: NDArray[np.float32] = cv2.calcHist([self.labels], [0], None, [256], [0, 256])
-        return counts.ravel()
+        counts = cv2.calcHist([self.labels], [0], None, [256], [0, 256])
+        return counts.astype(np.float32, copy=False).ravel()
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """(H, W) bool: where the named class is."""
-        return self.labels == self.classes.index(name)
+        return np.equal(self.labels, self.classes.index(name))
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
-        return f"LabelMap({height}x{width}, {len(self.classes)} classes, pts={self.pts_seconds:.6f} s)"
+        return (
+            f"LabelMap({height}x{width}, {len(self.classes)} classes, pts={self.pts_seconds:.6f} s)"
+        )

@@ -1,4 +1,4 @@
-"""Segmentation metrics from a confusion matrix (Long et al., "Fully Convolutional Networks", section 5)."""
+"""Segmentation metrics from a confusion matrix (Long et al., "FCN", CVPR 2015, section 5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Confusion:
             ValueError: the shapes differ.
         """
         if truth.shape != prediction.shape:
-            raise ValueError(f"prediction: expected {truth.shape} like the truth, got {prediction.shape}")
+            raise ValueError(
+                f"prediction: expected {truth.shape} like the truth, got {prediction.shape}"
+            )
         pairs = np.bincount(
             truth.ravel().astype(np.uint16) << 8 | prediction.ravel(), minlength=1 << 16
         ).reshape(256, 256)[: self.num_classes]
@@ -62,12 +64,14 @@ class Confusion:
         return float(np.nansum(self.iou() * truth) / truth.sum())
 
     def _truth(self) -> NDArray[np.float64]:
-        return (self.matrix.sum(axis=1) + self.missed).astype(np.float64)
+        truth: NDArray[np.float64] = (self.matrix.sum(axis=1) + self.missed).astype(np.float64)
+        return truth
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    out = np.full(part.shape, np.nan)
-    return np.divide(part, whole, out=out, where=whole > 0)
+    out: NDArray[np.float64] = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=out, where=whole > 0)
+    return out
 
 
 def _mean(values: NDArray[np.float64]) -> float:

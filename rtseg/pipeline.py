@@ -1,6 +1,6 @@
 """The way of a frame: source -> segmenter -> overlay -> sinks.
 
-    decode thread     source  -> waiting            (bounded; the policy decides what a full one does)
+    decode thread     source  -> waiting            (bounded; the policy says what a full one does)
     segment thread    waiting -> segmenter.submit   (preprocess; the engine has a thread of its own)
     calling thread    segmenter.collect -> render -> sinks
 
@@ -37,7 +37,7 @@ from rtseg.timing import Durations, RateMeter, RunReport, bound_fps, versions
 
 _WAITING = {"every": 4, "latest": 1}
 _DEPTH = {"every": 2, "latest": 1}
-"""Frames between decode and engine, and in the engine: throughput for files, freshness for cameras."""
+"""Frames before and in the engine: many for the throughput of files, few for fresh masks."""
 
 _STUCK_SECONDS = 2.0
 """How long a read may take to end by itself when a run stops."""

@@ -159,4 +159,6 @@ def _check(recipe: Recipe, path: Path) -> None:
     for name in ("steps", "batch", "validate_every"):
         value = getattr(optimiser, name)
         if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{path}: [optimiser] {name} must be a positive integer, got {value!r}")
+            raise ConfigError(
+                f"{path}: [optimiser] {name} must be a positive integer, got {value!r}"
+            )

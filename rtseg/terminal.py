@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, tables, the summary of a run. On stderr, but tables."""
+"""What a person sees in the terminal: tables on stdout; progress, notices, summary on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +15,9 @@ from rich.table import Table
 from rtseg.doctor import Finding
 from rtseg.pipeline import Progress as RunProgress
 from rtseg.timing import RunReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PLAIN_EVERY_SECONDS = 5.0
 
@@ -40,7 +43,7 @@ class Bar:
             self._task = self._live.add_task(title, total=None, note="")
         self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -76,10 +79,6 @@ class RunDisplay(Bar):
 
     def __init__(self) -> None:
         super().__init__("frames")
-
-    def __enter__(self) -> RunDisplay:
-        super().__enter__()
-        return self
 
     def notice(self, line: str) -> None:
         """A line that the user should see once."""
@@ -120,7 +119,9 @@ def models_table(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['gmacs']:.1f}" if row["gmacs"] else "",
             str(row["output_stride"]),
             f"{100 * shipped['miou']:.1f} %" if shipped.get("miou") else "",
-            f"{shipped['data']} {shipped['split']} {shipped['size']}" if shipped.get("miou") else "",
+            f"{shipped['data']} {shipped['split']} {shipped['size']}"
+            if shipped.get("miou")
+            else "",
         )
     Console().print(table)
 

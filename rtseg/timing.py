@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rtseg import __version__
 
 _WINDOW = 4096
-"""How many latest durations a percentile is taken over: bounded, so that days of running cost nothing."""
+"""How many latest durations a percentile is taken over, so that days of running cost nothing."""
 
 
 class Durations:
@@ -166,9 +166,9 @@ def bound_fps(engine_fps: float, other_cpu_seconds: float, cores: int) -> float:
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of rtseg, Python and the named distributions; absent ones are left out."""
     found = {"rtseg": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {d.name: d.version for p in packages for d in _distributions(p)}
+    return {**found, **installed}
+
+
+def _distributions(name: str) -> list[importlib.metadata.Distribution]:
+    return list(importlib.metadata.distributions(name=name))

@@ -42,8 +42,8 @@ def train(
 ) -> Path:
     """Trains a network and returns the path of the best checkpoint, its averaged weights.
 
-    Writes `last.pt` (everything needed to resume), `best.safetensors` and `log.jsonl` to `directory`.
-    With `resume`, an existing `last.pt` is continued.
+    Writes `last.pt` (everything needed to resume), `best.safetensors` and `log.jsonl` to
+    `directory`. With `resume`, an existing `last.pt` is continued.
 
     Raises:
         ConfigError, DataError: before the first step.
@@ -142,8 +142,12 @@ def _start(network: nn.Module, path: Path, data: DataSet) -> None:
         load_weights(network, path)
         return
     chosen = data.samples[:: max(1, len(data.samples) // 8)][:8]
-    images = [_to_tensor(cv2.resize(sample.load()[0], (480, 384))) for sample in chosen]
+    images = [_to_tensor(_resized(sample.load()[0], (384, 480))) for sample in chosen]
     start_from_model_file(network, path, _normalise(torch.stack(images)))
+
+
+def _resized(bgr: ImageBGR, size: tuple[int, int]) -> ImageBGR:
+    return cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _to_tensor(bgr: ImageBGR) -> Tensor:
@@ -257,12 +261,11 @@ def _validate(
     own = _copy_state(network)
     network.load_state_dict(average)
     network.eval()
-    height, width = recipe.data.input_hw
     confusion = Confusion(len(val.classes))
     for sample in val.samples:
         image, labels = sample.load()
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        logits = network(_normalise(_to_tensor(resized)[None].to(device))).float()
+        rgb = _to_tensor(_resized(image, recipe.data.input_hw))
+        logits = network(_normalise(rgb[None].to(device))).float()
         full = nn.functional.interpolate(
             logits, size=labels.shape, mode="bilinear", align_corners=True
         )
@@ -288,4 +291,4 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def _has_fast_bf16() -> bool:
-    return torch.cuda.is_available() or torch.backends.mkldnn.is_available()
+    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -138,7 +138,9 @@ def samples(root: str, split: str) -> list[Sample]:
         return _index_layout(base, split)
     if (base / "701_StillsRaw_full").is_dir():
         return _original_layout(base, split)
-    raise DataError(f"camvid: {root or '.'} has no split {split!r}: {_EXPECTED.format(root=root or '.')}")
+    raise DataError(
+        f"camvid: {root or '.'} has no split {split!r}: {_EXPECTED.format(root=root or '.')}"
+    )
 
 
 def _index_layout(base: Path, split: str) -> list[Sample]:

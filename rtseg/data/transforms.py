@@ -11,7 +11,8 @@ from rtseg.frame import ImageBGR, Labels
 
 MEAN_RGB = (0.411, 0.425, 0.432)
 STD_RGB = (0.274, 0.285, 0.281)
-"""What our networks are trained with, RGB in 0..1: the mean of CamVid train, and the usual deviation."""
+"""What our networks are trained with, RGB in 0..1: the mean of CamVid train, a usual deviation."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -107,7 +108,7 @@ def _scaled_crop(
 
 
 def _recolour(image: ImageBGR, strength: float, rng: np.random.Generator) -> ImageBGR:
-    """Saturation towards grey or away, then per-channel gain, contrast and brightness by a table."""
+    """Saturation towards grey or away; per-channel gain, contrast and brightness by a table."""
     saturation = 1.0 + float(rng.uniform(-strength, strength))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     image = cv2.addWeighted(image, saturation, grey, 1.0 - saturation, 0.0).astype(np.uint8)

@@ -62,7 +62,7 @@ def names() -> list[str]:
 
 
 def available(name: str) -> str:
-    """Empty if the named engine can run on this machine, else one line that says what is missing."""
+    """Empty if the named engine can run on this machine, else a line that says what is missing."""
     reason: str = plugins.load(__name__, ALIASES.get(name, name)).available()
     return reason
 

@@ -56,7 +56,9 @@ class OpenVINOEngine:
         try:
             self._model = self._core.read_model(str(model.path))
         except RuntimeError as error:
-            raise EngineError(f"{model.path}: OpenVINO cannot read it: {_first_line(error)}") from error
+            raise EngineError(
+                f"{model.path}: OpenVINO cannot read it: {_first_line(error)}"
+            ) from error
         self._path = model.path
         self._shape: tuple[int, ...] = ()
         self._request: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def start_from_model_file(network: nn.Module, path: Path, images: Tensor) -> Non
         if f"{name}.".startswith(AUXILIARY_PREFIX) or not isinstance(module, nn.Sequential):
             continue
         children = list(module.named_children())
-        for (first, conv), (_, norm) in zip(children, children[1:], strict=False):
+        for (first, conv), (_, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 bias = _tensor(stored, f"{name}.{first}.bias", norm.bias, path)
                 hooks.append(norm.register_forward_pre_hook(_undo_norm(norm, bias)))
@@ -79,7 +80,8 @@ def _undo_norm(norm: nn.BatchNorm2d, bias: Tensor):  # type: ignore[no-untyped-d
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
         mean = inputs[0].float().mean(dim=(0, 2, 3))
         variance = inputs[0].float().var(dim=(0, 2, 3), unbiased=False)
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         norm.weight.copy_(torch.sqrt(variance + norm.eps))

@@ -5,13 +5,15 @@ Everything here exports to ONNX with dynamic height and width.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
-import torch.nn.functional as F  # noqa: N812  (PyTorch's own convention)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def upsample_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bilinear upsampling (align_corners=True) of (N, C, h, w) to the reference's height and width."""
+    """Bilinear upsampling, align_corners=True, of (N, C, h, w) to the reference's (H, W)."""
     return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=True)
 
 
@@ -30,9 +32,7 @@ class ConvBNReLU(nn.Sequential):
         relu: bool = True,
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(
-                in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False
-            ),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
         if relu:
@@ -101,7 +101,7 @@ def fuse_batch_norm(module: nn.Module) -> nn.Module:
         if not isinstance(child, nn.Sequential):
             continue
         names = list(child._modules)
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in pairwise(names):
             conv, norm = child._modules[first], child._modules[second]
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 child._modules[first] = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)

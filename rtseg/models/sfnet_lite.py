@@ -8,7 +8,7 @@ dual-flow module and the Lite decoder with a single one of them).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (PyTorch's own convention)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtseg.models.backbones.resnet import ResNet
@@ -131,4 +131,4 @@ def build(
     width: int = 128,
 ) -> SFNetLite:
     """An SFNet-Lite over a ResNet of the given widths and depths; see the two classes."""
-    return SFNetLite(num_classes, ResNet(tuple(stem_channels), tuple(channels), tuple(blocks)), width)
+    return SFNetLite(num_classes, ResNet(stem_channels, channels, blocks), width)

@@ -55,7 +55,9 @@ class ResNet(nn.Module):
         previous = stem_channels[1]
         for i, (width, depth) in enumerate(zip(channels, blocks, strict=True)):
             first = BasicBlock(previous, width, stride=1 if i == 0 else 2)
-            stages.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1))))
+            stages.append(
+                nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1)))
+            )
             previous = width
         self.stages = nn.ModuleList(stages)
 
