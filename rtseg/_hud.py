@@ -79,7 +79,8 @@ def text_mask(text: str, cap_px: int) -> Mask:
     width = -(-int(columns[-1] + 1 - columns[0]) // _SUPERSAMPLE)
     ink = canvas[:, columns[0] : columns[0] + width * _SUPERSAMPLE]
     mask = cv2.resize(ink, (width, 2 * cap_px), interpolation=cv2.INTER_AREA)
-    return np.asarray(mask, np.float32) / np.float32(255)
+    coverage: Mask = np.asarray(mask, np.float32) / np.float32(255)
+    return coverage
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +95,8 @@ def _rounded(height: int, width: int, radius: int) -> Mask:
         for cx in (r, w - 1 - r):
             cv2.circle(shape, (cx, cy), r, 255, -1)
     mask = cv2.resize(shape, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(mask, np.float32) / np.float32(255)
+    coverage: Mask = np.asarray(mask, np.float32) / np.float32(255)
+    return coverage
 
 
 @dataclass(frozen=True, eq=False)
