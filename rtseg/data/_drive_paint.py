@@ -35,6 +35,7 @@ class Light:
         haze_m: distance at which 63 % of a colour has become haze.
         sun: strength of direct sun, 0 (overcast) to 1 (hard shadows).
         sun_side: lateral direction of the sun, -1 (left) to 1 (right).
+        chroma: how colourful surfaces look, 0 (grey) to 1 (as painted).
     """
 
     gain: BGR
@@ -42,6 +43,7 @@ class Light:
     haze_m: float
     sun: float
     sun_side: float
+    chroma: float
 
     def keep(self, distance_m: float) -> float:
         """Share of a surface's own colour that is left at a distance, 0..1."""
@@ -50,11 +52,12 @@ class Light:
     def colour(self, bgr: BGR, distance_m: float, lum: float = 1.0) -> tuple[float, ...]:
         """Pixel value (B, G, R, 255) of a surface colour at a distance."""
         t = self.keep(distance_m)
-        a, f = lum * t, 1 - t
+        a, f = lum * t * self.chroma, 1 - t
+        grey = lum * t * (1 - self.chroma) * (bgr[0] + bgr[1] + bgr[2]) / 3
         return (
-            min(255.0, bgr[0] * self.gain[0] * a + self.haze[0] * f),
-            min(255.0, bgr[1] * self.gain[1] * a + self.haze[1] * f),
-            min(255.0, bgr[2] * self.gain[2] * a + self.haze[2] * f),
+            min(255.0, self.gain[0] * (bgr[0] * a + grey) + self.haze[0] * f),
+            min(255.0, self.gain[1] * (bgr[1] * a + grey) + self.haze[1] * f),
+            min(255.0, self.gain[2] * (bgr[2] * a + grey) + self.haze[2] * f),
             255.0,
         )
 
@@ -63,7 +66,9 @@ class Light:
         t = self.keep(distance_m)
         m = np.zeros((4, 4), np.float32)
         for i in range(3):
-            m[i, i] = self.gain[i] * tint[i] * lum * t
+            part = self.gain[i] * tint[i] * lum * t
+            m[i, :3] = part * (1 - self.chroma) / 3
+            m[i, i] += part * self.chroma
             m[i, 3] = self.haze[i] / 255.0 * (1 - t)
         m[3, 3] = 1.0
         return np.asarray(m * np.float32(fade), np.float32)

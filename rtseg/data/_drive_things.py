@@ -63,8 +63,8 @@ class Style:
         pale = rng.uniform(0.95, 1.45)
         wide = rng.random() < 0.25
         weights = [rng.random() ** 2 + 0.05 for _ in ZONES]
-        weights[0] += 0.5
-        weights[1] += 0.5
+        weights[0] += 0.35
+        weights[1] += 0.35
         weights[5] *= 0.5
         return cls(
             side=-1 if rng.random() < 0.75 else 1,
@@ -73,7 +73,7 @@ class Style:
             parking=(rng.random() < 0.5, rng.random() < 0.45),
             pavement=(rng.uniform(1.5, 3.6), rng.uniform(1.5, 3.6)),
             zones=tuple(weights),
-            trees=rng.choice((0.2, 0.8, 1.6, 2.6)),
+            trees=rng.choice((0.4, 1.2, 2.2, 3.2)),
             parked=rng.uniform(0.25, 0.95),
             people=busy * rng.uniform(0.5, 3.4),
             riders=rng.choice((0.0, 0.4, 1.0)) + 0.6 * busy,

@@ -42,7 +42,7 @@ class Weather:
         kind = auto if kind == "auto" else kind
         under = rng.random() < 0.25  # exposed for the sky: the street goes dark
         level = {
-            "clear": rng.uniform(0.9, 1.6), "overcast": rng.uniform(0.75, 1.4),
+            "clear": rng.uniform(0.9, 1.4), "overcast": rng.uniform(0.75, 1.3),
             "rain": rng.uniform(0.65, 1.1), "dusk": rng.uniform(0.35, 0.65), "fog": 0.95,
         }[kind]  # fmt: skip
         if under and kind in ("clear", "overcast", "rain"):
@@ -77,7 +77,7 @@ class Weather:
         low_sun = kind in ("clear", "dusk") and rng.random() < 0.3
         light = Light(
             (level * cold, level, level * warm), (haze[0], haze[1], haze[2]), haze_m, sun,
-            rng.choice((-1, 1)) * rng.uniform(0.4, 1.0),
+            rng.choice((-1, 1)) * rng.uniform(0.4, 1.0), rng.uniform(0.45, 0.95),
         )  # fmt: skip
         return cls(
             kind, light, zenith, low, cloud, cover,

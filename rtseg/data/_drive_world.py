@@ -143,7 +143,7 @@ class World:
         begin = s
         if rng.random() < 0.2 and out.crossing is None:  # a side street
             begin = s + rng.uniform(7, 10)
-            out.layers[1].append(Patch(strip(s, begin, 0, sign * 80), st.road, ROAD))
+            out.layers[1].append(Patch(strip(s - 1.5, begin + 1.5, 0, sign * 80), st.road, ROAD))
             for a, b in ((s - 3, s), (begin, begin + 3)):
                 points = strip(a, b, line, sign * 70, KERB_M, KERB_M)
                 out.layers[2].append(Patch(points, st.slab, PAVEMENT))

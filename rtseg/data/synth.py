@@ -123,7 +123,7 @@ class Drive:
         self._road = Road.draw(rng)
         self._rig = Rig(
             focal=rng.uniform(0.78, 1.15),
-            horizon=rng.uniform(0.4, 0.54),
+            horizon=rng.uniform(0.42, 0.55),
             height_m=rng.uniform(1.15, 1.6),
             lane_x=style.side * style.lane * (style.lanes - rng.uniform(0.42, 0.52)),
             speed=rng.uniform(4.0, 12.0),
