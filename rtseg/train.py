@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,8 +53,8 @@ def train(
     precision: Any = "bf16-mixed" if _has_fast_bf16() else "32-true"
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)
     torch.manual_seed(recipe.seed)
-    data = [open_data(os.path.expandvars(spec), "train") for spec in recipe.data.train]
-    val = open_data(os.path.expandvars(recipe.data.val), "val")
+    data = [open_data(_expanded(spec), "train") for spec in recipe.data.train]
+    val = open_data(_expanded(recipe.data.val), "val")
     classes = val.classes
     if any(d.classes.names != classes.names for d in data):
         raise ConfigError("the data sets of a recipe must have the same classes, in the same order")
@@ -62,7 +63,7 @@ def train(
         len(classes), **recipe.model.options
     )
     if recipe.init:
-        _start(network, Path(os.path.expandvars(recipe.init)), data[0])
+        _start(network, Path(_expanded(recipe.init)), data[0])
     network = network.to(memory_format=torch.channels_last)
     options = recipe.optimiser
     optimiser = torch.optim.AdamW(
@@ -134,6 +135,15 @@ def train(
                 last,
             )
     return best
+
+
+def _expanded(text: str) -> str:
+    """The text with $NAME replaced by environment variables; ConfigError if one is not set."""
+    expanded = os.path.expandvars(text)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise ConfigError(f"{text}: set the environment variable {unset[1]} to the data's directory")
+    return expanded
 
 
 def _start(network: nn.Module, path: Path, data: DataSet) -> None:
