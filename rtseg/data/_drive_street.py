@@ -101,10 +101,10 @@ def _house(canvas: Canvas, view: View, h: House) -> None:
     # Seen from the road, a front on the left runs away from its left edge to its right one.
     span = (shown, 1.0) if h.side < 0 else (0.0, 1.0 - shown)
     middle = max((s1 + h.s2) / 2 - view.s, 1.0)
-    if float(np.ptp(quad[:, 0])) < 2.0:
-        canvas.convex(quad, light.colour(wall, middle, lum * 0.8), BUILDING)
-    else:
-        canvas.quad(sprite, quad, BUILDING, middle, lum, h.tint, span)
+    # A plain front first: it closes the hairline seams between neighbours, and is the label.
+    canvas.convex(quad, light.colour(wall, middle, lum * 0.8), BUILDING)
+    if float(np.ptp(quad[:, 0])) > 2.0:
+        canvas.quad(sprite, quad, None, middle, lum, h.tint, span)
 
 
 def _chimney(canvas: Canvas, view: View, h: House, x: float, peak: float, d: float) -> None:
