@@ -1,0 +1,111 @@
+"""The kernels in plain NumPy: what every faster version must reproduce.
+
+`upsample_argmax` is reproduced bit by bit, `preprocess` within `PREPROCESS_ATOL`, `blend` within
+one level where float32 falls on a half.
+Arguments are taken as valid; `rtseg.native` checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+UInt8 = NDArray[np.uint8]
+
+PREPROCESS_ATOL = 2e-6
+"""Largest difference of a fast `preprocess`: it may round the three float32 steps differently."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """Where each output index of one axis reads: `in[index] * weight0 + in[index + 1] * weight1`.
+
+    Where `weight1` is 0 the value is `in[index]` itself, and its neighbour is not read.
+    """
+
+    index: NDArray[np.int64]
+    weight0: Float32
+    weight1: Float32
+
+
+def taps(inputs: int, outputs: int, align_corners: bool) -> Taps:
+    """Bilinear positions as in `torch.nn.functional.interpolate`, computed in exact integers.
+
+    `align_corners` maps the first and last samples onto each other; otherwise pixels are areas,
+    `source = (i + 0.5) * inputs / outputs - 0.5`, held inside the first and the last sample.
+    """
+    i = np.arange(outputs, dtype=np.int64)
+    if align_corners:
+        numerator, denominator = i * (inputs - 1), max(outputs - 1, 1)
+    else:
+        numerator, denominator = np.maximum((2 * i + 1) * inputs - outputs, 0), 2 * outputs
+    index, rest = np.divmod(numerator, denominator)
+    inside = index < inputs - 1
+    weight1 = (np.where(inside, rest, 0) / denominator).astype(np.float32)
+    return Taps(np.minimum(index, inputs - 1), np.float32(1) - weight1, weight1)
+
+
+def _interpolate_rows(values: Float32, at: Taps) -> Float32:
+    """(h, w) to (H, w), each multiplication and addition rounded to float32."""
+    upper = values[at.index]
+    lower = values[np.minimum(at.index + 1, len(values) - 1)]
+    weight0, weight1 = at.weight0[:, None], at.weight1[:, None]
+    return np.where(weight1 == 0, upper, upper * weight0 + lower * weight1)
+
+
+def upsample_argmax(
+    logits: NDArray[np.float32] | NDArray[np.float16],
+    size: tuple[int, int],
+    align_corners: bool,
+    ignore_index: int = 255,
+) -> UInt8:
+    """Bilinear upsampling (columns first, then rows, in float32), then the lowest best class.
+
+    See `rtseg.native.upsample_argmax`.
+    """
+    height, width = size
+    rows = taps(logits.shape[1], height, align_corners)
+    columns = taps(logits.shape[2], width, align_corners)
+    labels = np.zeros(size, np.uint8)
+    best = np.full(size, -np.inf, np.float32)
+    invalid = np.zeros(size, np.bool_)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k, plane in enumerate(logits.astype(np.float32)):
+            wide = _interpolate_rows(np.ascontiguousarray(plane.T), columns).T
+            value = _interpolate_rows(np.ascontiguousarray(wide), rows)
+            wins = value > best
+            labels[wins] = k
+            np.maximum(best, value, out=best)
+            invalid |= np.isnan(value)
+    labels[invalid] = ignore_index
+    return labels
+
+
+def preprocess(
+    bgr: UInt8, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Float32:
+    """Resizes (OpenCV's bilinear, on uint8), then `(rgb / 255 - mean) / std` as (1, 3, h, w).
+
+    See `rtseg.native.preprocess`.
+    """
+    height, width = size
+    resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+    rgb = resized[:, :, ::-1].astype(np.float32) / np.float32(255)
+    normalised = (rgb - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def blend(bgr: UInt8, labels: UInt8, palette: UInt8, opacity: float) -> UInt8:
+    """Mixes the palette's colours into the image, rounded to the nearest, halves to even.
+
+    See `rtseg.native.blend`.
+    """
+    colours = palette[labels].astype(np.float32) * np.float32(opacity)
+    mixed = bgr.astype(np.float32) * np.float32(1.0 - opacity) + colours
+    rounded: Float32 = np.clip(np.rint(mixed), 0, 255)
+    return rounded.astype(np.uint8)
