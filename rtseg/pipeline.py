@@ -19,21 +19,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from rtseg import plugins
 from rtseg.artifact import load_model
 from rtseg.config import RunConfig
 from rtseg.engine import open_engine
 from rtseg.errors import SourceError
-from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap, Labels
-from rtseg.metrics import Confusion
+from rtseg.frame import Frame, ImageBGR
 from rtseg.overlay import Renderer
 from rtseg.queues import BoundedQueue
 from rtseg.segmenter import InFlight, Segmenter, cpu_count, round_up
 from rtseg.sink import Sink, StopRequested
 from rtseg.source import Source, SourceInfo, open_source
-from rtseg.timing import Durations, RateMeter, RunReport, bound_fps, versions
+from rtseg.tally import Tally
+from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
 _WAITING = {"every": 4, "latest": 1}
 _DEPTH = {"every": 2, "latest": 1}
@@ -208,7 +206,7 @@ class Pipeline:
         self._free = threading.Semaphore(_DEPTH[policy])
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
-        self._tally = _Tally(segmenter.model.contract.classes, source.info.classes)
+        self._tally = Tally(segmenter.model.contract.classes, source.info.classes)
         self._frames_in = 0
 
     def run(self) -> None:
@@ -363,60 +361,6 @@ class Pipeline:
             command=list(command) or sys.argv,
             warnings=list(self._source.warnings),
         )
-
-
-class _Tally:
-    """What the report needs of every frame, in constant memory."""
-
-    def __init__(self, classes: ClassTable, truth_classes: ClassTable | None) -> None:
-        self.frames = 0
-        self.age = Durations()
-        self.frame_hw: tuple[int, int] | None = None
-        self._first = self._last = 0.0
-        self._classes = classes
-        self._share = np.zeros(256, np.float64)
-        self._confusion = Confusion(len(classes))
-        self._truth_table = None
-        if truth_classes is not None:
-            self._truth_table = _by_name(truth_classes, classes)
-
-    def add(self, frame: Frame, result: LabelMap, age: float) -> None:
-        self._last = time.monotonic()
-        if not self.frames:
-            self._first = self._last
-        self.frames += 1
-        self.frame_hw = frame.size_hw
-        self.age.add(age)
-        self._share += result.histogram() / result.labels.size
-        if frame.labels is not None and self._truth_table is not None:
-            self._confusion.add(self._truth_table[frame.labels], result.labels)
-
-    def seconds(self) -> float:
-        return self._last - self._first
-
-    def fps(self) -> float | None:
-        """The first mask starts the clock: loading and compiling are not the stream's pace."""
-        return (self.frames - 1) / self.seconds() if self.seconds() > 0 else None
-
-    def class_fraction(self) -> dict[str, float]:
-        frames = max(self.frames, 1)
-        return {
-            name: round(float(self._share[i]) / frames, 6)
-            for i, name in enumerate(self._classes.names)
-        }
-
-    def miou(self) -> float | None:
-        value = self._confusion.mean_iou()
-        return None if np.isnan(value) else value
-
-
-def _by_name(truth: ClassTable, classes: ClassTable) -> Labels:
-    """(256,) uint8: the source's label to the model's, by class name; 255 where there is none."""
-    table = np.full(256, 255, np.uint8)
-    known = {name.lower(): i for i, name in enumerate(classes.names)}
-    for i, name in enumerate(truth.names):
-        table[i] = known.get(name.lower(), 255)
-    return table
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -142,7 +142,7 @@ def _expanded(text: str) -> str:
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
-        raise ConfigError(f"{text}: set the environment variable {unset[1]} to the data's directory")
+        raise ConfigError(f"{text}: set the environment variable {unset[1]}, the data's directory")
     return expanded
 
 
