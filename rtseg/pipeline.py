@@ -298,11 +298,14 @@ class Pipeline:
             with self._clock.time("score"):
                 self._tally.add(frame, result, age)
             if self._on_progress is not None:
-                self._on_progress(
-                    Progress(self._tally.frames, self._source.info.frame_count, fps, age_ms)
-                )
+                self._on_progress(Progress(self._tally.frames, self._expected(), fps, age_ms))
             if self._max_frames is not None and self._tally.frames >= self._max_frames:
                 break
+
+    def _expected(self) -> int | None:
+        """How many masks there will be, if that is known."""
+        known = [n for n in (self._source.info.frame_count, self._max_frames) if n is not None]
+        return min(known, default=None)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Runs a thread's work; an exception is kept for the caller and ends the run."""

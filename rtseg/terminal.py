@@ -33,14 +33,14 @@ class Bar:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed} of {task.total}"),
+                TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=self._console,
                 transient=True,
             )
-            self._task = self._live.add_task(title, total=None, note="")
+            self._task = self._live.add_task(title, total=None, count="", note="")
         self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
 
     def __enter__(self) -> Self:
@@ -59,12 +59,12 @@ class Bar:
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
         """Shows how far it is; cheap enough to be called for every frame."""
+        count = f"{done} of {total}" if total else str(done)
         if self._live is not None:
-            self._live.update(self._task, completed=done, total=total, note=note)
+            self._live.update(self._task, completed=done, total=total, count=count, note=note)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
-            of = f" of {total}" if total else ""
-            self.print(f"{self._title}: {done}{of} {note}".rstrip())
+            self.print(f"{self._title}: {count} {note}".rstrip())
 
     def print(self, line: str) -> None:
         """A line of its own, above the bar."""

@@ -99,7 +99,7 @@ class VideoSink:
             raise self._file.problem(error) from error
 
     def close(self) -> None:
-        """Writes what the encoder still holds and closes the file. Raises SinkError if it cannot."""
+        """Flushes the encoder and closes the file. Raises SinkError if that fails."""
         container, self._container = self._container, None
         try:
             if container is not None and self._stream is not None and not self._file.failed:

@@ -50,10 +50,12 @@ class Input:
         if scheme in ("rtsp", "rtsps"):
             options |= {"rtsp_transport": "tcp"}  # UDP loses packets, and pictures with them
         if scheme in LIVE_SCHEMES:
-            options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
+            # Not `fflags nobuffer`: it throws the first key frame away, and the next may be far.
+            options |= {"analyzeduration": "500000"}
         if scheme in ("http", "https"):
             options |= {"reconnect": "1", "reconnect_on_network_error": "1"}
             options |= {"reconnect_delay_max": "4"}
+        asked_at = time.monotonic()
         try:
             self.container: InputContainer = av.open(
                 target,
@@ -62,7 +64,9 @@ class Input:
                 timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S) if network else None,
             )
         except FFmpegError as error:
-            raise _open_error(reason_of(error), target, name, error) from error
+            late = network and time.monotonic() - asked_at >= OPEN_TIMEOUT_S
+            reason = "no answer in time" if late else reason_of(error)
+            raise _open_error(reason, target, name, error) from error
         try:
             if self.container.format.name == "tty":  # FFmpeg draws any text as a video
                 raise _open_error("it is text", target, name)

@@ -23,6 +23,8 @@ from rtseg.source import SourceInfo
 from rtseg.source._demux import SCHEMES, Input, reason_of, scheme_of, short_name
 
 RECONNECT_S = 30.0
+STALE_S = 0.2
+CATCH_UP_S = 5.0
 WARNINGS_MAX = 20
 
 
@@ -55,7 +57,9 @@ class StreamSource:
     Files and HTTP downloads end where the data end, and `warnings` says what was missing.
     Live streams (RTSP and the like, HTTP without a duration) are connected again when lost;
     after a reconnection the timestamps go on by the time that passed. `close` from another
-    thread takes effect at once, or after the read timeout of 5 s while a stream is stalled.
+    thread takes effect at once; while a network stream is stalled, when its timeout ends (5 s
+    for reading, 10 s for connecting). Pictures that a live stream had buffered before somebody
+    read it are left out.
     """
 
     def __init__(self, target: str, *, reconnect_s: float = RECONNECT_S) -> None:
@@ -83,9 +87,13 @@ class StreamSource:
         )
         self._reformatter = VideoReformatter()
         self._stamp = _Stamp()
+        self._catching_up = self.info.live
+        self._catch_up_until = 0.0
+        self._paced: tuple[float, float] | None = None
         self._index = 0
         self._skipped = 0
         self._offset_s = 0.0
+        self._gap_s: float | None = None
         self._last_pts_s: float | None = None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -155,6 +163,14 @@ class StreamSource:
             # A live picture with grey or smeared blocks is worse for a robot than none.
             self._skipped += 1
             return None
+        pts_s = self._seconds(picture)
+        if self._gap_s is not None and self._last_pts_s is not None:
+            self._offset_s = self._last_pts_s + self._gap_s - pts_s
+            self._gap_s = None
+        pts_s += self._offset_s
+        self._last_pts_s = pts_s
+        if self._waited(pts_s):
+            return None
         # threads=1: swscale's own threads cost more CPU than they save at video sizes.
         bgr = self._reformatter.reformat(picture, format="bgr24", threads=1)
         image: ImageBGR = np.ascontiguousarray(bgr.to_ndarray(), dtype=np.uint8)
@@ -162,16 +178,32 @@ class StreamSource:
             image = np.asarray(cv2.transpose(image), np.uint8)
         if self._flip is not None:
             image = np.asarray(cv2.flip(image, self._flip), np.uint8)
-        pts_s = self._seconds(picture) + self._offset_s
-        self._last_pts_s = pts_s
         return Frame(image, index, pts_s, self._arrived)
+
+    def _waited(self, pts_s: float) -> bool:
+        """True for a live picture that lay in a buffer until somebody began to read.
+
+        Such pictures come faster than their timestamps say. Their age would be counted from
+        now, and a robot would act on an old picture.
+        """
+        if not self._catching_up:
+            return False
+        arrived, now = self._arrived, time.monotonic()
+        if self._paced is None:
+            late, arrived = now - arrived > STALE_S, now
+            self._catch_up_until = now + CATCH_UP_S
+        else:
+            late = arrived - self._paced[0] < 0.5 * (pts_s - self._paced[1])
+            self._catching_up = late and now < self._catch_up_until
+        self._paced = arrived, pts_s
+        return late
 
     def _seconds(self, picture: VideoFrame) -> float:
         stamp = self._stamp.best(picture)
         if stamp is not None and picture.time_base is not None:
             return float(stamp * picture.time_base)
-        if self._last_pts_s is None:
-            return 0.0
+        if self._last_pts_s is None or self._gap_s is not None:
+            return 0.0  # RTP leaves the first picture without one, and counts from it
         return self._last_pts_s - self._offset_s + 1.0 / (self._rate or 25.0)
 
     def _reconnect(self, problem: FFmpegError | None) -> bool:
@@ -185,8 +217,9 @@ class StreamSource:
             if self._closed.wait(delay):
                 return False
             try:
-                self._input = fresh = Input(self._target, self._name)
+                fresh = Input(self._target, self._name)
                 self._pending, self._arrived = fresh.first_frames(self._name)
+                self._input = fresh  # only now: `close` may close it from then on
                 break
             except SourceError as error:
                 if time.monotonic() - lost_at > self._reconnect_s:
@@ -196,10 +229,8 @@ class StreamSource:
                     ) from error
                 delay = min(2 * delay, 4.0)
         gap_s = self._arrived - last_arrived
-        if self._last_pts_s is not None:
-            self._stamp = _Stamp()
-            new_pts_s, self._offset_s = self._seconds(self._pending[0]), 0.0
-            self._offset_s = self._last_pts_s + gap_s - new_pts_s
+        self._gap_s, self._stamp = gap_s, _Stamp()
+        self._catching_up, self._paced = True, None
         self._index += max(1, round(gap_s * (self._rate or 0.0)))
         if len(self.warnings) < WARNINGS_MAX:  # a flaky link must not fill the memory over days
             self.warnings.append(

@@ -182,13 +182,13 @@ def noise(index: int) -> ImageBGR:
 
 def fill(sink: video.VideoSink) -> int:
     """Writes until the sink is full; how many pictures it took."""
-    index, problem = 0, ""
-    while not problem and index < 3000:
-        try:
+    index = 0
+    try:
+        for index in range(3000):
             put(sink, index, index / 25, noise(index))
-            index += 1
-        except SinkError as error:
-            problem = str(error)
+        problem = "the disk never filled up"
+    except SinkError as error:
+        problem = str(error)
     assert "cannot be written" in problem
     assert "\n" not in problem
     with pytest.raises(SinkError):
