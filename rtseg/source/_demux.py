@@ -61,6 +61,7 @@ class Input:
                 target,
                 mode="r",
                 options=options,
+                metadata_errors="replace",  # titles in Latin-1 are common
                 timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S) if network else None,
             )
         except FFmpegError as error:
@@ -79,6 +80,7 @@ class Input:
         # A recording behind RTSP has a duration and may end; a camera has none. An HTTP
         # stream that ends in good order is over: asking again would start it anew.
         self.endless = self.live and duration is None and scheme in LIVE_SCHEMES
+        self._alone = len(self.container.streams) == 1
         self._set_threads()
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.rate = float(rate) if rate and 0 < rate <= MAX_RATE else None
@@ -176,9 +178,9 @@ class Input:
                     "the file is cut off or damaged"
                 )
         if self.packets_bad:
-            lines.append(f"{self.packets_bad} frames could not be decoded and were skipped")
+            lines.append(f"frames that could not be decoded and were skipped: {self.packets_bad}")
         if self._damaged:
-            lines.append(f"{self._damaged} frames are damaged")
+            lines.append(f"damaged frames: {self._damaged}")
         return lines
 
     def close(self) -> None:
@@ -193,13 +195,13 @@ class Input:
             return None
 
     def _duration(self) -> tuple[float | None, bool]:
-        """End of the stream on its own clock in seconds, and whether the stream itself says so."""
+        """End of the stream on its own clock in seconds, and whether it is the pictures' own."""
         stream = self.stream
         if stream.duration and stream.time_base is not None:
             return float((stream.duration + (stream.start_time or 0)) * stream.time_base), True
         if self.container.duration:
             # Some containers count from their start and some from 0: the lesser is never too late.
-            return float(Fraction(self.container.duration, 1_000_000)), False
+            return float(Fraction(self.container.duration, 1_000_000)), self._alone
         return None, False
 
     def _set_threads(self) -> None:

@@ -227,6 +227,29 @@ def test_damaged_packets_are_skipped(plain: Path, tmp_path: Path) -> None:
     assert source.warnings
 
 
+def test_text_that_is_no_utf8(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "title.mp4", frames=3)
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9t\xe9."))
+    assert len(list(open_source(str(path)))) == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_damage_ends_in_pictures_or_one_line(plain: Path, tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = bytearray(plain.read_bytes())
+    for position in rng.integers(0, len(data), seed):
+        data[position : position + 8] = rng.bytes(8)
+    path = tmp_path / "fuzzed.mp4"
+    path.write_bytes(data[: rng.integers(1, len(data))] if seed % 2 else data)
+    try:
+        source = open_source(str(path))
+    except SourceError as error:
+        assert "fuzzed.mp4: " in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert len(list(source)) == 100 or source.warnings
+
+
 def test_file_without_its_index(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", frames=30)
     cut = tmp_path / "noindex.mp4"
