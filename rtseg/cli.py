@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtseg.config import RunConfig, parse_size, parse_triple
-from rtseg.errors import ConfigError, RtsegError
+from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
 
 if TYPE_CHECKING:
     from rtseg.pipeline import Pipeline
@@ -262,6 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, standalone_mode=True)
     except RtsegError as error:
         _fail(error, error.exit_code)
+    except ImportError as error:
+        if ".so" not in str(error):
+            raise
+        hint = "apt install libgl1 libglib2.0-0" if "libG" in str(error) else "reinstall rtseg"
+        _fail(MissingDependencyError(f"a library cannot be loaded ({error}): {hint}"), 2)
     except BrokenPipeError:
         # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -298,8 +303,6 @@ def _write_json(value: Any, path: str) -> None:
 
 
 def _need_torch() -> None:
-    from rtseg.errors import MissingDependencyError
-
     try:
         import lightning.fabric  # noqa: F401
         import onnx  # noqa: F401
