@@ -63,6 +63,7 @@ def augment(
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.5))).astype(np.uint8)
     sigma = options.noise * float(rng.random()) ** 2
     if sigma > 0.5:
+        cv2.setRNGSeed(int(rng.integers(1 << 31)))  # OpenCV draws from a generator of its own
         noise = cv2.randn(np.empty(image.shape, np.int8), 0, sigma)  # type: ignore[call-overload]
         image = cv2.add(image, noise, dtype=cv2.CV_8U).astype(np.uint8)
     return image, np.ascontiguousarray(labels)
