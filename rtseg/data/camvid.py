@@ -12,6 +12,7 @@ Two layouts are read:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -69,11 +70,13 @@ _ORIGINAL_COLOURS: dict[int, tuple[tuple[int, int, int], ...]] = {
     10: ((0, 128, 192), (192, 0, 192)),  # Bicyclist, MotorcycleScooter
 }
 _SPLITS = ("train", "val", "test")
-_EXPECTED = """expected
-  {root}/train/*.jpg|png and {root}/trainannot/*.png (also val, test), or
-  {root}/701_StillsRaw_full/*.png, {root}/LabeledApproved_full/*_L.png and {root}/train.txt"""
+_EXPECTED = (
+    "expected {split}/ and {split}annot/ in it, or 701_StillsRaw_full/, "
+    "LabeledApproved_full/ and {split}.txt"
+)
 
 
+@cache
 def _colour_table() -> NDArray[np.uint8]:
     """(2**24,) uint8: 24-bit RGB value to class index, the ignore index for every other."""
     table = np.full(1 << 24, IGNORE_INDEX, np.uint8)
@@ -139,7 +142,7 @@ def samples(root: str, split: str) -> list[Sample]:
     if (base / "701_StillsRaw_full").is_dir():
         return _original_layout(base, split)
     raise DataError(
-        f"camvid: {root or '.'} has no split {split!r}: {_EXPECTED.format(root=root or '.')}"
+        f"camvid: {root or '.'} has no split {split!r}: {_EXPECTED.format(split=split)}"
     )
 
 
