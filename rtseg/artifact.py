@@ -93,11 +93,14 @@ class Contract:
         known = {f.name for f in dataclasses.fields(cls)}
         values = {k: json.loads(v) for k, v in found.items() if k in known}
         table = values.pop("classes")
-        values["classes"] = ClassTable(
-            tuple(table["names"]),
-            tuple(tuple(c) for c in table["palette_rgb"]),
-            table["ignore_index"],
-        )
+        try:
+            values["classes"] = ClassTable(
+                tuple(table["names"]),
+                tuple(tuple(c) for c in table["palette_rgb"]),
+                table["ignore_index"],
+            )
+        except KeyError as error:
+            raise ValueError(f"classes: {error.args[0]} is missing") from error
         for key in ("mean", "std", "input_hw"):
             if key in values:
                 values[key] = tuple(values[key])
