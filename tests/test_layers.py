@@ -86,7 +86,9 @@ def test_imports_point_down(path: Path) -> None:
         other = layer_of(imported)
         assert other in LEVEL, f"{name_of(path)} imports {imported}: give it a place in LAYERS"
         if other != own:
-            assert LEVEL[other] < LEVEL[own], f"{name_of(path)} imports {imported}: that is not below"
+            assert LEVEL[other] < LEVEL[own], (
+                f"{name_of(path)} imports {imported}: that is not below"
+            )
 
 
 @pytest.mark.parametrize("package", ["source", "sink", "engine"])
