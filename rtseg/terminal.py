@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -177,9 +178,9 @@ def doctor_table(findings: Sequence[Finding]) -> None:
     table = Table("", "what", "found", box=None, show_header=False)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[yellow]--[/yellow]"
-        table.add_row(mark, finding.what, finding.found)
+        table.add_row(mark, finding.what, escape(finding.found))
         if finding.fix:
-            table.add_row("", "", f"→ {finding.fix}")
+            table.add_row("", "", f"→ {escape(finding.fix)}")
     Console().print(table)
 
 
