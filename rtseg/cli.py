@@ -265,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ImportError as error:
         if ".so" not in str(error):
             raise
-        hint = "apt install libgl1 libglib2.0-0" if "libg" in str(error).lower() else "reinstall rtseg"
+        desktop = "libg" in str(error).lower()  # libGL, libgthread: what OpenCV links to
+        hint = "apt install libgl1 libglib2.0-0" if desktop else "reinstall rtseg"
         _fail(MissingDependencyError(f"a library cannot be loaded ({error}): {hint}"), 2)
     except BrokenPipeError:
         # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
