@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 from rtseg import plugins
 from rtseg.artifact import load_model
 from rtseg.config import RunConfig
@@ -220,6 +222,9 @@ class Pipeline:
             for name, work in (("decode", self._decode), ("segment", self._segment))
         ]
         with ExitStack() as cleanup:
+            # OpenCV's own threads would take the cores from the engine, and escape the clocks.
+            cleanup.callback(cv2.setNumThreads, cv2.getNumThreads())
+            cv2.setNumThreads(1)
             for sink in self._sinks:
                 cleanup.callback(self._close_sink, sink)
             for thread in threads:
