@@ -26,7 +26,7 @@ from rtseg.artifact import load_model
 from rtseg.config import RunConfig
 from rtseg.engine import open_engine
 from rtseg.errors import SourceError
-from rtseg.frame import Frame, ImageBGR
+from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.overlay import Renderer
 from rtseg.queues import BoundedQueue
 from rtseg.segmenter import InFlight, Segmenter, cpu_count, round_up
@@ -294,12 +294,9 @@ class Pipeline:
                     picture = self._renderer.render(frame, result, fps=fps, mask_age_ms=age_ms)
             age = time.monotonic() - frame.captured_at
             age_ms = 1e3 * age
-            try:
-                with self._clock.time("encode"):
-                    for sink in self._sinks:
-                        sink.write(frame, result, picture)
-            except StopRequested:
-                self.stop()
+            with self._clock.time("encode"):
+                for sink in self._sinks:
+                    self._write(sink, frame, result, picture)
             with self._clock.time("score"):
                 self._tally.add(frame, result, age)
             if self._on_progress is not None:
@@ -311,6 +308,13 @@ class Pipeline:
         """How many masks there will be, if that is known."""
         known = [n for n in (self._source.info.frame_count, self._max_frames) if n is not None]
         return min(known, default=None)
+
+    def _write(self, sink: Sink, frame: Frame, result: LabelMap, picture: ImageBGR | None) -> None:
+        """Also when one sink asks for the end, the others get the frame."""
+        try:
+            sink.write(frame, result, picture)
+        except StopRequested:
+            self.stop()
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Runs a thread's work; an exception is kept for the caller and ends the run."""
