@@ -72,4 +72,5 @@ def _by_name(truth: ClassTable, classes: ClassTable) -> Labels:
     known = {name.lower(): i for i, name in enumerate(classes.names)}
     for i, name in enumerate(truth.names):
         table[i] = known.get(name.lower(), 255)
+    table[truth.ignore_index] = 255
     return table
