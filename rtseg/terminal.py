@@ -92,7 +92,7 @@ class RunDisplay(Bar):
 
     def summary(self, report: RunReport) -> None:
         """One line: what came out, how fast, how old."""
-        parts = [f"{report.frames_out} frames"]
+        parts = [f"{report.frames_out} frame{'' if report.frames_out == 1 else 's'}"]
         if report.fps is not None:
             parts.append(f"{report.fps:.1f} FPS")
         if report.engine_fps is not None:

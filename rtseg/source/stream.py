@@ -178,7 +178,8 @@ class StreamSource:
             image = np.asarray(cv2.transpose(image), np.uint8)
         if self._flip is not None:
             image = np.asarray(cv2.flip(image, self._flip), np.uint8)
-        return Frame(image, index, pts_s, self._arrived)
+        # A file's first frame is decoded on opening, long before anyone asks for it.
+        return Frame(image, index, pts_s, self._arrived if self.info.live else time.monotonic())
 
     def _waited(self, pts_s: float) -> bool:
         """True for a live picture that lay in a buffer until somebody began to read.
