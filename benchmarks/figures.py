@@ -1,0 +1,158 @@
+"""The README's table of measured figures, made from the records in benchmarks/results.
+
+    python benchmarks/figures.py
+
+The README holds what this prints; a test compares the two, so no figure in it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str, str]
+
+
+def table(results: Path) -> str:
+    """Markdown: what was measured, the figure, the command that measures it again."""
+    rows = [
+        *_accuracy(_read(results, "eval")),
+        *_pipeline(_read(results, "pipeline")),
+        *_peers(_read(results, "peers")),
+        *_kernels(_read(results, "kernels")),
+        *_drive(_read(results, "drive")),
+        *_memory(_read(results, "memory")),
+        *_startup(_read(results, "startup")),
+    ]
+    device = _read(results, "pipeline")["device"]
+    lines = [
+        f"On {device['cores']} cores of an {device['cpu']} ({', '.join(device['flags'])}), shared "
+        "with other work; ratios are of runs in turns. Records with versions and dates lie in "
+        "[benchmarks/results](benchmarks/results).",
+        "",
+        "| what | figure | command |",
+        "|---|---|---|",
+        *(f"| {what} | {figure} | `{command}` |" for what, figure, command in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _read(results: Path, name: str) -> Any:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def _command(record: Any) -> str:
+    return f"python benchmarks/{record['command']}".partition(" --json")[0]
+
+
+def _accuracy(record: Any) -> list[Row]:
+    figure = f"{100 * record['miou']:.1f} % mIoU, {100 * record['pixel_accuracy']:.1f} % of pixels"
+    height, width = record["size"]
+    what = f"`{record['model']}` on CamVid {record['split']}, {record['frames']} images"
+    return [
+        (
+            f"{what}, input {height}×{width}, {record['engine']} {record['precision']}",
+            figure,
+            "rtseg eval --data camvid:CamVid --split val",
+        )
+    ]
+
+
+def _pipeline(record: Any) -> list[Row]:
+    rows = []
+    for case, what in (("null", "masks"), ("save", "masks, overlay and H.264 file")):
+        row = record["results"][case]
+        height, width = row["source_size"]
+        rows.append(
+            (
+                f"video {height}×{width} to {what}, end to end",
+                f"{row['fps']:.0f} FPS: {row['of_engine']:.2f} of the engine alone, "
+                f"{row['of_bound']:.2f} of what two cores allow",
+                _command(record),
+            )
+        )
+    return rows
+
+
+def _peers(record: Any) -> list[Row]:
+    names = {
+        "torch": "a plain PyTorch + OpenCV loop",
+        "onnxruntime": "an ONNX Runtime + OpenCV loop",
+        "model api": "OpenVINO Model API's asynchronous pipeline",
+    }
+    rows = record["results"]["labels"]
+    return [
+        (
+            f"the same masks by {what}",
+            f"{rows[name]['fps']:.0f} FPS: rtseg is {rows[name]['ratio']:.1f}× as fast",
+            _command(record),
+        )
+        for name, what in names.items()
+        if name in rows
+    ]
+
+
+def _kernels(record: Any) -> list[Row]:
+    cases = {case["case"]: case["rows"] for case in record["results"]}
+    differing = sum(case.get("differing_pixels") or 0 for case in record["results"])
+    rows = []
+    for kind, what in (("network-like", "on logits like a network's"), ("noise", "on noise")):
+        row = cases[f"upsample_argmax 19x128x256 to 1024x2048, {kind}"]
+        rows.append(
+            (
+                f"upsampling and argmax, 19×128×256 to 1024×2048, {what}",
+                f"{row['rtseg']['p50_ms']:.1f} ms, {differing} pixels differ: "
+                f"{_times(row, 'torch interpolate + argmax')} PyTorch, "
+                f"{_times(row, 'opencv resize + numpy argmax')} OpenCV + NumPy argmax, "
+                f"{_times(row, 'opencv running maximum')} OpenCV with a running maximum",
+                _command(record),
+            )
+        )
+    for case, peer in (
+        ("preprocess 540x960 to 384x480", "opencv resize + numpy"),
+        ("blend 540x960", "numpy palette + opencv addWeighted"),
+    ):
+        row = cases[case]
+        figure = f"{row['rtseg']['p50_ms']:.2f} ms: {_times(row, peer)} the NumPy expression"
+        rows.append((case.replace("x", "×"), figure, _command(record)))
+    return rows
+
+
+def _times(rows: Any, peer: str) -> str:
+    ratio = rows[peer]["p50_ms"] / rows["rtseg"]["p50_ms"]
+    return f"{ratio:.0f}×" if ratio >= 20 else f"{ratio:.1f}×"
+
+
+def _drive(record: Any) -> list[Row]:
+    what = f"the procedural drive, {record['size'].replace('x', '×')}, one core"
+    return [(what, f"{record['results']['fps']:.0f} frames per second", _command(record))]
+
+
+def _memory(record: Any) -> list[Row]:
+    names = {"null": "masks", "video": "overlay and file"}
+    return [
+        (
+            f"memory over {row['frames']:,} frames, {names[row['sink']]}",
+            f"{row['growth_mib']:.1f} MiB growth at {row['peak_mib']:.0f} MiB",
+            _command(record),
+        )
+        for row in record["results"]
+    ]
+
+
+def _startup(record: Any) -> list[Row]:
+    rows = record["results"]
+    return [
+        ("`rtseg --help`", f"{rows['help']['p50_ms'] / 1e3:.2f} s", _command(record)),
+        (
+            "from the shell to a finished video of one frame",
+            f"{rows['first_overlay']['p50_ms'] / 1e3:.2f} s",
+            _command(record),
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    print(table(RESULTS))
