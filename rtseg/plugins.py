@@ -13,12 +13,15 @@ from rtseg.errors import ConfigError
 
 
 def names(package: str) -> list[str]:
-    """Names of all plugins in a package such as "rtseg.engine", sorted; files with `_` are skipped.
+    """Names of all plugins in a package such as "rtseg.engine", sorted.
 
+    Files that begin with `_` and those that the package lists in `NO_PLUGINS` are skipped.
     Nothing is imported but the package itself.
     """
-    path = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+    module = importlib.import_module(package)
+    shared: tuple[str, ...] = getattr(module, "NO_PLUGINS", ())
+    found = (m.name for m in pkgutil.iter_modules(module.__path__))
+    return sorted(name for name in found if not name.startswith("_") and name not in shared)
 
 
 def load(package: str, name: str) -> ModuleType:

@@ -14,6 +14,9 @@ from rtseg import plugins
 from rtseg.errors import DataError
 from rtseg.frame import ClassTable, ImageBGR, Labels
 
+NO_PLUGINS = ("transforms",)
+"""Files beside the data sets."""
+
 
 class Sample(Protocol):
     """One annotated picture, read when asked for."""

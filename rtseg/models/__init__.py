@@ -6,3 +6,5 @@ whose parameters lie under `auxiliary` and are not part of a model file.
 """
 
 AUXILIARY_PREFIX = "auxiliary."
+NO_PLUGINS = ("backbones", "layers")
+"""Files that families share."""
