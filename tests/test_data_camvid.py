@@ -31,8 +31,7 @@ ORIGINAL = {
 def refused(root: Path, split: str = "train") -> str:
     """The one line that opening or reading the data set fails with."""
     with pytest.raises(DataError) as caught:
-        for sample in open_data(f"camvid:{root}", split).samples:
-            sample.load()
+        [sample.load() for sample in open_data(f"camvid:{root}", split).samples]
     message = str(caught.value)
     assert "\n" not in message
     return message

@@ -83,6 +83,6 @@ def test_label_map_counts() -> None:
 
 def test_a_bad_label_map() -> None:
     with pytest.raises(ValueError, match=r"expected \(H, W\) uint8, got \(2, 2\) int64"):
-        LabelMap(np.zeros((2, 2), np.int64), TABLE)  # type: ignore[arg-type]
+        LabelMap(np.zeros((2, 2), np.int64), TABLE)
     with pytest.raises(ValueError, match="confidence"):
         LabelMap(np.zeros((2, 2), np.uint8), TABLE, confidence=np.zeros((2, 3), np.float32))

@@ -56,7 +56,7 @@ def test_ignored_pixels_cost_nothing_and_teach_nothing() -> None:
     labels = torch.full((1, 8, 8), IGNORE)
     labels[:, :4] = 1
     loss = segmentation_loss([logits], labels, ignore_index=IGNORE)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad[:, :, 0].abs().sum() > 0
     assert logits.grad[:, :, 3].abs().sum() == 0

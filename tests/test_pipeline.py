@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -466,6 +467,14 @@ def test_no_thread_outlives_a_run(limited: Limited) -> None:
     with pytest.raises(SourceError):
         limited(build(ListSource(frames(5), error=SourceError("cut")), ListSink()).run)
     assert threads_of_rtseg() == before
+
+
+def test_opencv_gets_its_threads_back(limited: Limited) -> None:
+    before = cv2.getNumThreads()
+    limited(build(ListSource(frames(3)), ListSink()).run)
+    with pytest.raises(SourceError):
+        limited(build(ListSource(frames(3), error=SourceError("cut")), ListSink()).run)
+    assert cv2.getNumThreads() == before
 
 
 def test_truth_gives_miou_one(limited: Limited) -> None:
