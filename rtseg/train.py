@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -76,9 +77,15 @@ def train(
     last, best = directory / "last.pt", directory / "best.safetensors"
     step, best_miou = 0, -1.0
     if resume and last.is_file():
-        state = torch.load(last, map_location=fabric.device, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        try:
+            state = torch.load(last, map_location=fabric.device, weights_only=True)
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as error:
+            raise ConfigError(
+                f"{last}: no checkpoint of this recipe's network: "
+                "choose another --out, or --no-resume"
+            ) from error
         average, step, best_miou = state["average"], state["step"], state["best_miou"]
         progress(f"resumed at step {step}")
     weights = None
@@ -92,6 +99,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate
         network.train()
+        torch.manual_seed(_seed_of_step(recipe.seed, step))  # dropout's draws
         loss = segmentation_loss(
             network(images),
             labels,
@@ -179,7 +187,7 @@ class _Draws(Dataset[tuple[Tensor, Tensor]]):
         self.recipe = recipe
         self.data = data
         self.first = first
-        self.length = recipe.optimiser.steps * recipe.optimiser.batch - first
+        self.length = max(0, recipe.optimiser.steps * recipe.optimiser.batch - first)
         sizes = np.array([len(d.samples) for d in data], float)
         share = np.array(recipe.data.share or sizes, float)
         self.share = share / share.sum()
@@ -227,6 +235,10 @@ def _batches(
     )
     for rgb, labels in loader:
         yield _normalise(rgb.to(device)), labels.to(device).long()
+
+
+def _seed_of_step(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:
