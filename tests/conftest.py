@@ -17,6 +17,9 @@ from rtseg.data import camvid as camvid_data
 from rtseg.frame import ClassTable
 from rtseg.recipe import DataRecipe, ModelRecipe, OptimiserRecipe, Recipe
 
+# Read when torch loads. Networks are tiny here: on busy cores a second thread is only waited for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).parents[1] / "../shared/data"
 LIMIT_SECONDS = 20.0
 """Far more than anything here needs: only a hang reaches it."""
