@@ -104,6 +104,7 @@ def run(
         mean=None if mean is None else parse_triple(mean, "--mean"),
         std=None if std is None else parse_triple(std, "--std"),
     )
+    _check_json(report)
     from rtseg.pipeline import run_config
     from rtseg.terminal import RunDisplay
 
@@ -144,6 +145,7 @@ def evaluate(
     json_path: Json = None,
 ) -> None:
     """Measure mIoU and accuracy against the labels of a data set."""
+    _check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.data import open_data
     from rtseg.engine import open_engine
@@ -224,6 +226,7 @@ def bench(
     """Measure frames per second against mIoU."""
     if frames < 2:
         raise ConfigError(f"--frames must be at least 2, got {frames}")
+    _check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.bench import bench_row, results
     from rtseg.data import open_data
@@ -290,6 +293,18 @@ def _stop_on_signals(pipeline: Pipeline) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+def _check_json(path: str | None) -> None:
+    """Before a long measurement: that its result will have a place."""
+    if path is None or path == "-":
+        return
+    parent = Path(path).parent
+    if not parent.is_dir():
+        raise ConfigError(f"{path}: directory {parent} does not exist: create it first")
+    target = Path(path) if Path(path).exists() else parent
+    if Path(path).is_dir() or not os.access(target, os.W_OK):
+        raise ConfigError(f"{path}: cannot write it: choose another place")
 
 
 def _write_json(value: Any, path: str) -> None:

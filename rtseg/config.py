@@ -60,6 +60,8 @@ class RunConfig:
             raise ConfigError(f"--opacity must be in 0..1, got {self.opacity}")
         if self.max_frames is not None and self.max_frames < 1:
             raise ConfigError(f"--max-frames must be at least 1, got {self.max_frames}")
+        if self.jsonl == self.report == "-":
+            raise ConfigError("--jsonl and --report cannot both go to stdout: give one a file")
         if self.save is not None and _same_file(self.save, self.source):
             raise ConfigError(f"--save {self.save} is the source itself: choose another name")
 
