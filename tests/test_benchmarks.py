@@ -1,0 +1,85 @@
+"""The benchmark scripts run to their end and write what they say; their figures are not judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORD_KEYS = {"name", "date", "device", "versions", "commit", "command", "results"}
+
+
+def run_script(script: str, *arguments: str, directory: Path) -> dict[str, Any]:
+    """Runs a benchmark and returns its record, which is its last line and its file alike."""
+    path = directory / "record.json"
+    outcome = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    record: dict[str, Any] = json.loads(path.read_text())
+    assert json.loads(outcome.stdout.splitlines()[-1]) == record
+    assert record.keys() >= RECORD_KEYS
+    assert record["name"] == script.removesuffix(".py")
+    return record
+
+
+@pytest.mark.slow
+def test_pipeline(tiny_path: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "pipeline.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "8",
+        "--rounds", "2", "--engine-seconds", "0.01", directory=tmp_path,
+    )  # fmt: skip
+    assert record["results"].keys() == {"null", "save"}
+    for row in record["results"].values():
+        assert row.keys() >= {"fps", "engine_fps", "bound_fps", "of_engine", "of_bound", "stages"}
+        assert row["frames"] == 8
+        assert len(row["rounds"]) == 2
+    assert {"render", "encode"} <= record["results"]["save"]["stages"].keys()
+
+
+@pytest.mark.slow
+def test_peers(tiny_path: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "peers.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "4",
+        "--seconds", "0.01", "--save", directory=tmp_path,
+    )  # fmt: skip
+    peers = record["agreement"].keys()
+    assert peers | record["missing"].keys() >= {"torch", "onnxruntime", "model api"}
+    assert all("model api" in name for name in record["missing"])
+    for rows in record["results"].values():
+        assert rows.keys() == {"rtseg", *peers}
+        assert rows["rtseg"]["ratio"] == 1.0
+    # Random weights give noise, where half-precision and other resizing rules flip many pixels.
+    assert record["agreement"]["torch"] > 0.9
+    assert record["agreement"]["onnxruntime"] > 0.6
+
+
+@pytest.mark.slow
+def test_memory(tiny_path: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "memory.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "230",
+        "--warm-up", "100", "--every", "50", directory=tmp_path,
+    )  # fmt: skip
+    assert [row["sink"] for row in record["results"]] == ["null", "video"]
+    for row in record["results"]:
+        assert row["growth_mib"] >= 0
+        assert [frame for frame, _ in row["series"]] == [50, 100, 150, 200]
+
+
+@pytest.mark.slow
+def test_startup(tiny_path: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "startup.py", "--model", str(tiny_path), "--clip", "64x96", "--seconds", "0.01",
+        directory=tmp_path,
+    )  # fmt: skip
+    assert record["results"].keys() == {"python", "help", "first_overlay"}
