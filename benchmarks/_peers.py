@@ -1,8 +1,8 @@
 """What a user would write or pick instead of rtseg, each in its best plain formulation.
 
-A peer is made once, outside the clock, and called with a video file. It yields each frame, (H, W, 3)
-uint8 BGR, with its labels, (H, W) uint8, from the same network at the same input size. The labels
-may be overwritten by the next ones.
+A peer is made once, outside the clock, and called with a video file. It yields each frame, (H, W,
+3) uint8 BGR, with its labels, (H, W) uint8, from the same network at the same input size. The
+labels may be overwritten by the next ones.
 """
 
 from __future__ import annotations
