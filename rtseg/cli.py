@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,6 +106,7 @@ def run(
         std=None if std is None else parse_triple(std, "--std"),
     )
     _check_json(report)
+    on_pipeline = _stop_on_signals()
     from rtseg.pipeline import run_config
     from rtseg.terminal import RunDisplay
 
@@ -113,7 +115,7 @@ def run(
             config,
             on_notice=display.notice,
             on_progress=display.progress,
-            on_pipeline=_stop_on_signals,
+            on_pipeline=on_pipeline,
             measure_engine=report is not None,
         )
     display.summary(result)
@@ -284,15 +286,29 @@ def _fail(error: RtsegError, code: int) -> None:
     sys.exit(code)
 
 
-def _stop_on_signals(pipeline: Pipeline) -> None:
-    """Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once."""
+def _stop_on_signals() -> Callable[[Pipeline], None]:
+    """From now on Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once.
+
+    Returns what takes the pipeline once there is one. A signal before that waits for it: a
+    runtime that is interrupted while it compiles takes the process down.
+    """
+    asked = threading.Event()
+    pipelines: list[Pipeline] = []
 
     def stop(number: int, frame: object) -> None:
-        pipeline.stop()
         signal.signal(number, signal.SIG_DFL)
+        asked.set()
+        for pipeline in pipelines:
+            pipeline.stop()
+
+    def take(pipeline: Pipeline) -> None:
+        pipelines.append(pipeline)
+        if asked.is_set():
+            pipeline.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    return take
 
 
 def _check_json(path: str | None) -> None:
