@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import rtseg
-from rtseg import cli
-from rtseg.artifact import Contract
+from rtseg import artifact, cli
+from rtseg.artifact import Contract, ModelFile
 from rtseg.data.camvid import CLASSES
 from rtseg.recipe import Recipe
 
@@ -502,6 +502,22 @@ def test_a_signal_ends_a_run_cleanly(
     with av.open(str(video)) as container:
         count = sum(1 for _ in container.decode(video=0))
     assert count == len(lines.read_text().splitlines()) > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_signal_while_the_model_loads_ends_the_run_too(
+    rtseg_command: Rtseg, short: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtseg import pipeline
+
+    def load_model(*arguments: Any, **options: Any) -> ModelFile:
+        os.kill(os.getpid(), signal.SIGINT)
+        return artifact.load_model(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "load_model", load_model)
+    done = rtseg_command(*short, "--report", "-")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["frames_out"] == 0
 
 
 def test_a_reader_that_goes_away_ends_the_run(tiny_path: Path) -> None:
