@@ -14,7 +14,7 @@ from rtseg.config import parse_size
 from rtseg.engine import open_engine
 from rtseg.frame import LabelMap
 from rtseg.overlay import Renderer
-from rtseg.pipeline import Pipeline
+from rtseg.pipeline import REQUESTS, Pipeline
 from rtseg.segmenter import STAGES, Segmenter
 from rtseg.sink import Sink
 from rtseg.source import open_source
@@ -63,7 +63,8 @@ def open_segmenter(
 ) -> Segmenter:
     """A model on an engine; the caller closes it."""
     file = load_model(model)
-    return Segmenter(file, open_engine(file, engine, precision), size=parse_size(size))
+    opened = open_engine(file, engine, precision, requests=REQUESTS["every"])
+    return Segmenter(file, opened, size=parse_size(size))
 
 
 def run_clip(

@@ -19,7 +19,8 @@ import numpy as np
 from _record import write_record
 from _runs import add_arguments, open_clip, open_segmenter, open_sink, run_clip
 
-from rtseg.segmenter import Segmenter, cpu_count
+from rtseg.machine import cpu_count
+from rtseg.segmenter import Segmenter
 from rtseg.sink import Sink
 from rtseg.timing import bound_fps
 

@@ -22,9 +22,10 @@ from rtseg.engine import open_engine
 from rtseg.errors import RtsegError
 from rtseg.evaluate import evaluate
 from rtseg.frame import Frame, LabelMap
+from rtseg.machine import cpu_count
 from rtseg.overlay import Renderer
-from rtseg.pipeline import Pipeline
-from rtseg.segmenter import Segmenter, cpu_count
+from rtseg.pipeline import REQUESTS, Pipeline
+from rtseg.segmenter import Segmenter
 from rtseg.source import SourceInfo
 from rtseg.timing import versions
 
@@ -95,7 +96,8 @@ def _measure(
     size: tuple[int, int] | None,
     frames: int,
 ) -> dict[str, Any]:
-    segmenter = Segmenter(model, open_engine(model, engine, precision), size=size)
+    opened = open_engine(model, engine, precision, requests=REQUESTS["every"])
+    segmenter = Segmenter(model, opened, size=size)
     try:
         source = MemorySource(data, frames)
         segmenter.warm_up(source.info.size_hw)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from rtseg import engine, native
 from rtseg.artifact import shipped
-from rtseg.segmenter import cpu_count
+from rtseg.machine import cpu_count, cpu_features, cpu_name
 from rtseg.timing import versions
 
 
@@ -41,27 +40,6 @@ def examine() -> list[Finding]:
         _cameras(),
         _models(),
     ]
-
-
-def cpu_name() -> str:
-    """The processor's own name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def cpu_features() -> list[str]:
-    """Which of the instruction sets that matter here the processor has."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    flags = set(text.partition("flags")[2].partition("\n")[0].split())
-    return [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd") if f in flags]
 
 
 def _system() -> Finding:

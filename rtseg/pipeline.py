@@ -27,17 +27,18 @@ from rtseg.config import RunConfig
 from rtseg.engine import open_engine
 from rtseg.errors import SourceError
 from rtseg.frame import Frame, ImageBGR, LabelMap
+from rtseg.machine import cpu_count
 from rtseg.overlay import Renderer
 from rtseg.queues import BoundedQueue
-from rtseg.segmenter import InFlight, Segmenter, cpu_count, round_up
+from rtseg.segmenter import InFlight, Segmenter, round_up
 from rtseg.sink import Sink, StopRequested
 from rtseg.source import Source, SourceInfo, open_source
 from rtseg.tally import Tally
 from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
 _WAITING = {"every": 4, "latest": 1}
-_DEPTH = {"every": 2, "latest": 1}
-"""Frames before and in the engine: many for the throughput of files, few for fresh masks."""
+REQUESTS = {"every": 2, "latest": 1}
+"""Frames before the engine, and in it at once: throughput for files, fresh masks for cameras."""
 
 _STUCK_SECONDS = 2.0
 """How long a read may take to end by itself when a run stops."""
@@ -118,10 +119,10 @@ def run_config(
                 f"--size rounded up to {height}x{width}: "
                 f"{contract.name} takes multiples of {contract.input_multiple}"
             )
-        engine = open_engine(file, config.engine, config.precision)
+        policy = config.policy or ("latest" if source.info.live else "every")
+        engine = open_engine(file, config.engine, config.precision, requests=REQUESTS[policy])
         segmenter = Segmenter(file, engine, size=config.size)
         cleanup.callback(segmenter.close)
-        policy = config.policy or ("latest" if source.info.live else "every")
         title = f"{contract.name} {engine.info.name} {engine.info.precision}"
         renderer = Renderer(contract.classes, config.effect, config.opacity, title=title)
         segmenter.warm_up(source.info.size_hw)
@@ -204,8 +205,10 @@ class Pipeline:
         self._waiting: BoundedQueue[Frame] = BoundedQueue(
             _WAITING[policy], drop_oldest=policy == "latest"
         )
-        self._in_flight: BoundedQueue[InFlight] = BoundedQueue(_DEPTH[policy])
-        self._free = threading.Semaphore(_DEPTH[policy])
+        # One more than the engine takes, so that its next frame is ready; but none for fresh masks.
+        depth = segmenter.engine.info.requests + (policy == "every")
+        self._in_flight: BoundedQueue[InFlight] = BoundedQueue(depth)
+        self._free = threading.Semaphore(depth)
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
         self._tally = Tally(segmenter.model.contract.classes, source.info.classes)

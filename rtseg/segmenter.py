@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +32,7 @@ class InFlight:
 class Segmenter:
     """One model on one engine.
 
-    `submit` prepares a frame and hands it to the engine's own thread; `collect` waits for its
+    `submit` prepares a frame and hands it to the engine's own threads; `collect` waits for its
     logits and takes the argmax. Called in the same order, from one thread or from two, they keep
     the engine busy while the caller works on the frames before and after.
 
@@ -57,7 +56,7 @@ class Segmenter:
         self.engine = engine
         self.clock = clock or StageClock(STAGES)
         self._size = None if size is None else round_up(size, model.contract.input_multiple)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rtseg-engine")
+        self._workers = ThreadPoolExecutor(engine.info.requests, thread_name_prefix="rtseg-engine")
         self._last_images: NDArray[np.float32] | None = None
 
     def __call__(self, bgr: ImageBGR) -> LabelMap:
@@ -70,7 +69,7 @@ class Segmenter:
         """Compiles the engine for frames of this size, so that the first one does not wait."""
         height, width = self._size or input_size(frame_hw, self.model.contract)
         images = np.zeros((1, 3, height, width), np.float32)
-        self._worker.submit(self.engine.infer, images).result()
+        self._workers.submit(self.engine.infer, images).result()
 
     def submit(self, frame: Frame) -> InFlight:
         """Prepares a frame and queues it for the engine; returns at once."""
@@ -79,7 +78,7 @@ class Segmenter:
             size = self._size or input_size(frame.size_hw, contract)
             images = native.preprocess(frame.image, size, contract.mean, contract.std)
         self._last_images = images
-        return InFlight(frame, self._worker.submit(self._infer, images))
+        return InFlight(frame, self._workers.submit(self._infer, images))
 
     def collect(self, in_flight: InFlight) -> LabelMap:
         """Waits for the engine and returns the labels at the frame's own size.
@@ -106,12 +105,19 @@ class Segmenter:
     def engine_fps(self, seconds: float = 1.0) -> float | None:
         """Frames per second of the engine alone, on the input it had last; None before the first.
 
+        As many inferences run at once as in the pipeline.
+
         The engine must be idle. Runs for `seconds`, and for 20 inferences at least.
         """
         images = self._last_images
         if images is None:
             return None
-        return self._worker.submit(_throughput, self.engine.infer, images, seconds).result()
+        infer = self.engine.infer
+        runs = [
+            self._workers.submit(_throughput, infer, images, seconds)
+            for _ in range(self.engine.info.requests)
+        ]
+        return sum(run.result() for run in runs)
 
     @property
     def input_hw(self) -> tuple[int, int] | None:
@@ -123,7 +129,7 @@ class Segmenter:
 
     def close(self) -> None:
         """Waits for the engine's current frame, then frees the engine."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=True, cancel_futures=True)
         self.engine.close()
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[Any]:
@@ -180,11 +186,6 @@ def input_size(frame_hw: tuple[int, int], contract: Contract) -> tuple[int, int]
 def round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     """The size with both sides rounded up to the multiple."""
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
-
-
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _throughput(

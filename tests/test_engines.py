@@ -14,7 +14,7 @@ from rtseg.artifact import Contract, ModelFile, load_model, shipped
 from rtseg.data.synth import Drive
 from rtseg.engine import PRECISIONS, open_engine
 from rtseg.errors import ConfigError, EngineError, ModelError, RtsegError
-from rtseg.frame import ImageBGR, Labels
+from rtseg.frame import Frame, ImageBGR, Labels
 from rtseg.segmenter import Segmenter
 
 # The gate of a build: share of pixels that must agree with ONNX Runtime in fp32.
@@ -150,6 +150,29 @@ def test_a_graph_that_no_runtime_loads(
     graph.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(graph, str(path))
     refused_by(name, load_model(str(path)))
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_several_requests_give_the_labels_of_one_in_order(tiny: ModelFile, name: str) -> None:
+    if reason := engines.available(name):
+        pytest.skip(reason)
+    rng = np.random.default_rng(0)
+    # Two sizes in turn, so that a shape is compiled while the other one still runs.
+    pictures = [rng.integers(0, 256, (48 + 32 * (i % 2), 64, 3), np.uint8) for i in range(8)]
+    results: list[list[Labels]] = []
+    for requests in (1, 3):
+        opened = open_engine(tiny, name, "fp32", requests=requests)
+        assert 1 <= opened.info.requests <= requests
+        with contextlib.closing(Segmenter(tiny, opened)) as segment:
+            flying = [
+                segment.submit(Frame(picture, i, 0.0, 0.0)) for i, picture in enumerate(pictures)
+            ]
+            results.append([segment.collect(frame).labels for frame in flying])
+            fps = segment.engine_fps(0.01)
+            assert fps is not None
+            assert fps > 0
+    for one, several in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, several)
 
 
 def refused_by(name: str, model: ModelFile) -> str:

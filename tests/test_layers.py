@@ -18,7 +18,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 # From the bottom. A package stands for all its files; a new module needs a place here.
 LAYERS = (
     {"errors"},
-    {"config", "frame", "memory", "plugins", "queues", "recipe", "timing"},
+    {"config", "frame", "machine", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "artifact", "metrics", "losses", "models", "data", "sink"},
     {"overlay", "engine", "source", "tally"},
     {"segmenter"},

@@ -1,8 +1,8 @@
 """Runtimes that turn images into logits. One file per runtime; `open_engine` picks one.
 
 An engine file gives `available() -> str`, empty if it can run here and else one line saying what
-is missing, and `open(model, precision) -> Engine`. Its public name on the command line may differ
-from the file's (`ALIASES`), as the file must not shadow the runtime's own package.
+is missing, and `open(model, precision, requests) -> Engine`. Its public name on the command line
+may differ from the file's (`ALIASES`), as the file must not shadow the runtime's own package.
 """
 
 from __future__ import annotations
@@ -31,24 +31,26 @@ class EngineInfo:
         device: for people: the CPU's or GPU's own name.
         precision: what it computes in: "fp32", "fp16", "bf16", ...
         version: of the runtime.
+        requests: how many inferences may run at once, each called from a thread of its own.
     """
 
     name: str
     device: str
     precision: str
     version: str
+    requests: int = 1
 
 
 class Engine(Protocol):
-    """A model, loaded and ready. Used by one thread at a time."""
+    """A model, loaded and ready. Used by at most `info.requests` threads at a time."""
 
     info: EngineInfo
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.float16]:
         """Logits (N, C, h, w) of images (N, 3, H, W) float32, RGB normalised.
 
-        A change of H or W may compile anew. The returned array is the caller's only until the
-        next call. EngineError if the runtime fails.
+        A change of H or W may compile anew. The returned array is the caller's own.
+        EngineError if the runtime fails.
         """
 
     def close(self) -> None:
@@ -67,12 +69,16 @@ def available(name: str) -> str:
     return reason
 
 
-def open_engine(model: ModelFile, name: str = "auto", precision: str = "auto") -> Engine:
+def open_engine(
+    model: ModelFile, name: str = "auto", precision: str = "auto", *, requests: int = 1
+) -> Engine:
     """Loads a model into an engine.
 
     Args:
         name: a public engine name, or "auto" for the first that can run here, GPU ones first.
         precision: one of PRECISIONS; "auto" is what the device runs fastest with parity.
+        requests: how many inferences the caller would run at once, for throughput rather than
+            latency; the engine says in its info how many it takes, which may be fewer.
 
     Raises:
         ConfigError: unknown name or precision.
@@ -87,7 +93,7 @@ def open_engine(model: ModelFile, name: str = "auto", precision: str = "auto") -
         for file in files:
             reason = plugins.load(__name__, file).available()
             if not reason:
-                return _open(file, model, precision)
+                return _open(file, model, precision, requests)
             reasons.append(reason)
         raise MissingDependencyError("no engine can run here: " + "; ".join(reasons))
     if name not in names():
@@ -96,9 +102,9 @@ def open_engine(model: ModelFile, name: str = "auto", precision: str = "auto") -
     reason = plugins.load(__name__, file).available()
     if reason:
         raise MissingDependencyError(reason)
-    return _open(file, model, precision)
+    return _open(file, model, precision, requests)
 
 
-def _open(file: str, model: ModelFile, precision: str) -> Engine:
-    engine: Engine = plugins.load(__name__, file).open(model, precision)
+def _open(file: str, model: ModelFile, precision: str, requests: int) -> Engine:
+    engine: Engine = plugins.load(__name__, file).open(model, precision, requests)
     return engine

@@ -27,8 +27,8 @@ def available() -> str:
     return ""
 
 
-def open(model: ModelFile, precision: str = "auto") -> EagerEngine:
-    """Loads the model on CUDA if there is one, else on the CPU; see `rtseg.engine.open_engine`."""
+def open(model: ModelFile, precision: str = "auto", requests: int = 1) -> EagerEngine:
+    """Loads the model on CUDA if there is one, else on the CPU, for one inference at a time."""
     return EagerEngine(model, precision)
 
 

@@ -21,8 +21,8 @@ def available() -> str:
     return ""
 
 
-def open(model: ModelFile, precision: str = "auto") -> OnnxRuntimeEngine:
-    """Loads the model; see `rtseg.engine.open_engine`."""
+def open(model: ModelFile, precision: str = "auto", requests: int = 1) -> OnnxRuntimeEngine:
+    """Loads the model for one inference at a time; see `rtseg.engine.open_engine`."""
     return OnnxRuntimeEngine(model, precision)
 
 

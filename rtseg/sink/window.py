@@ -27,14 +27,14 @@ def open(target: str = "rtseg", *, fps: float | None = None) -> WindowSink:
     if gui is not None and gui[1] == "NONE":
         raise MissingDependencyError(
             "showing a window needs OpenCV with a GUI: pip install opencv-python in place of "
-            "opencv-python-headless, or use --serve"
+            "opencv-python-headless, or use --save"
         )
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     # Asked here, since Qt ends the process when it finds no display.
     if sys.platform.startswith("linux") and not has_display:
         raise SinkError(
             "there is no display to show a window on (DISPLAY is not set): "
-            "use --serve, --save, or `ssh -X`"
+            "use --save, or `ssh -X`"
         )
     return WindowSink(target or "rtseg")
 
@@ -65,7 +65,7 @@ class WindowSink:
             cv2.imshow(self._title, picture)
             key = cv2.waitKey(1)
         except cv2.error as error:
-            raise SinkError(f"the window cannot be shown ({error.err}): use --serve") from error
+            raise SinkError(f"the window cannot be shown ({error.err}): use --save") from error
         if key != -1 and key & 0xFF in QUIT_KEYS:
             raise StopRequested
 
