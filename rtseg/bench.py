@@ -18,9 +18,9 @@ import numpy as np
 from rtseg import plugins
 from rtseg.artifact import ModelFile
 from rtseg.data import DataSet
-from rtseg.engine import open_engine
+from rtseg.engine import available, open_engine
 from rtseg.errors import RtsegError
-from rtseg.evaluate import evaluate
+from rtseg.evaluate import evaluate, number
 from rtseg.frame import Frame, LabelMap
 from rtseg.machine import cpu_count
 from rtseg.overlay import Renderer
@@ -118,7 +118,7 @@ def _measure(
         "fps": report.fps,
         "engine_fps": report.engine_fps,
         "bound_fps": report.bound_fps,
-        "miou": round(accuracy.confusion.mean_iou(), 4),
+        "miou": number(accuracy.confusion.mean_iou()),
         "pixel_agreement": agreement,
         "mask_age_ms": report.mask_age_ms,
         "stages": report.stages,
@@ -126,8 +126,10 @@ def _measure(
 
 
 def _agreement(model: ModelFile, segmenter: Segmenter, data: DataSet, frames: int = 16) -> float:
-    """Share of pixels labelled as by the reference: OpenVINO in fp32, on the first frames."""
-    reference = Segmenter(model, open_engine(model, "openvino", "fp32"), size=segmenter.input_hw)
+    """Share of pixels labelled as by a reference in fp32, on the first frames."""
+    # ONNX Runtime is the plainest reading of the file; OpenVINO comes with every installation.
+    name = next((n for n in ("onnxruntime", "openvino") if not available(n)), "eager")
+    reference = Segmenter(model, open_engine(model, name, "fp32"), size=segmenter.input_hw)
     try:
         equal = [
             float(np.mean(_labels(segmenter, image) == _labels(reference, image)))

@@ -38,12 +38,12 @@ class Evaluation:
         """The JSON object: IoU and accuracies as fractions, null for a class that never occurs."""
         info, confusion = segmenter.engine.info, self.confusion
         return {
-            "miou": _number(confusion.mean_iou()),
-            "pixel_accuracy": _number(confusion.pixel_accuracy()),
-            "mean_accuracy": _number(confusion.mean_accuracy()),
-            "fw_iou": _number(confusion.frequency_weighted_iou()),
+            "miou": number(confusion.mean_iou()),
+            "pixel_accuracy": number(confusion.pixel_accuracy()),
+            "mean_accuracy": number(confusion.mean_accuracy()),
+            "fw_iou": number(confusion.frequency_weighted_iou()),
             "iou": {
-                name: _number(float(value))
+                name: number(float(value))
                 for name, value in zip(self.classes.names, confusion.iou(), strict=True)
             },
             "confusion": confusion.matrix.tolist(),
@@ -119,5 +119,6 @@ def _label_table(truth: ClassTable, classes: ClassTable, name: str) -> Labels:
     return table
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """For JSON, which has no NaN: null in its place, five digits otherwise."""
     return None if np.isnan(value) else round(value, 5)

@@ -140,7 +140,33 @@ def _build(kind: type[Section], table: Mapping[str, Any], where: str) -> Section
     missing = [name for name in required if name not in table]
     if missing:
         raise ConfigError(f"{where}: missing key {missing[0]!r}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    for key, value in values.items():
+        _check_type(fields[key].type, value, f"{where}: {key}")
+    return kind(**values)
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "tuple[str, ...]": ((str,), "a list of texts"),
+    "tuple[int, int]": ((int,), "two whole numbers"),
+    "tuple[float, ...]": ((int, float), "a list of numbers"),
+    "tuple[float, float]": ((int, float), "two numbers"),
+}
+
+
+def _check_type(annotation: object, value: object, where: str) -> None:
+    """ConfigError if a value read from TOML is not of the field's type."""
+    if annotation not in _TYPES:
+        return
+    kinds, text = _TYPES[str(annotation)]
+    is_list = str(annotation).startswith("tuple")
+    items = value if isinstance(value, tuple) else (value,)
+    right = isinstance(value, tuple) == is_list
+    if not right or any(not isinstance(v, kinds) or isinstance(v, bool) for v in items):
+        raise ConfigError(f"{where} must be {text}, got {value!r}")
 
 
 def _check(recipe: Recipe, path: Path) -> None:
@@ -152,13 +178,13 @@ def _check(recipe: Recipe, path: Path) -> None:
             f"{path}: [data] share has {len(data.share)} numbers for {len(data.train)} data sets"
         )
     for name, size in (("input_hw", data.input_hw), ("crop_hw", data.crop_hw)):
-        if len(size) != 2 or any(not isinstance(v, int) or v < 1 for v in size):
+        if len(size) != 2 or min(size) < 1:
             raise ConfigError(f"{path}: [data] {name} must be two positive integers, height first")
     if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1]:
         raise ConfigError(f"{path}: [data] scale must be two positive numbers, smaller first")
-    for name in ("steps", "batch", "validate_every"):
-        value = getattr(optimiser, name)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"{path}: [optimiser] {name} must be a positive integer, got {value!r}"
-            )
+    for name in ("steps", "batch", "validate_every", "learning_rate"):
+        if not getattr(optimiser, name) > 0:
+            raise ConfigError(f"{path}: [optimiser] {name} must be positive")
+    for name in ("warmup_steps", "weight_decay", "workers", "auxiliary_weight"):
+        if getattr(optimiser, name) < 0:
+            raise ConfigError(f"{path}: [optimiser] {name} must not be negative")

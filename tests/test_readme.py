@@ -1,4 +1,4 @@
-"""The README is a promise: what it shows is run, what it links exists, its figures are the records'."""
+"""The README is a promise: what it shows is run, what it links exists, its figures are recorded."""
 
 from __future__ import annotations
 

@@ -53,10 +53,10 @@ def test_every_shipped_recipe_is_good() -> None:
     ("old", "new", "message"),
     [
         ('name = "street"', "", r"missing key 'name'"),
-        ("steps = 10", "steps = 0", r"\[optimiser\] steps must be a positive integer, got 0"),
+        ("steps = 10", "steps = 0", r"\[optimiser\] steps must be positive"),
         ("steps = 10", "", r"\[optimiser\]: missing key 'steps'"),
         ("steps = 10", "steps = 10\nmomentum = 1", r"unknown key 'momentum': choose from steps,"),
-        ("steps = 10", "steps = 10\nbatch = 2.5", r"batch must be a positive integer, got 2\.5"),
+        ("steps = 10", "steps = 10\nbatch = 2.5", r"batch must be a whole number, got 2\.5"),
         ("[0.75, 0.25]", "[1.0]", r"share has 1 numbers for 2 data sets"),
         ('["camvid:DIR", "synth:seed=1"]\nshare = [0.75, 0.25]', "[]", r"train is empty"),
         ("[128, 160]", "[128]", r"crop_hw must be two positive integers, height first"),
@@ -64,6 +64,10 @@ def test_every_shipped_recipe_is_good() -> None:
         ("crop_hw = [128, 160]", "scale = [2.0, 1.0]", r"scale must be two positive numbers"),
         ('[model]\nfamily = "sfnet_lite"', 'model = "x"\n[x]', r"model must be a table"),
         ("[optimiser]", "[optimiser", r"not valid TOML"),
+        ("steps = 10", "steps = 10\nlearning_rate = 'x'", r"learning_rate must be a number"),
+        ("steps = 10", "steps = 10\nworkers = -1", r"workers must not be negative"),
+        ("steps = 10", "steps = true", r"steps must be a whole number, got True"),
+        ('val = "camvid:DIR"', "val = 3", r"val must be text, got 3"),
         ("seed = 2", "sede = 2", r"unknown key 'sede'"),
     ],
 )

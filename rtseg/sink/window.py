@@ -33,8 +33,7 @@ def open(target: str = "rtseg", *, fps: float | None = None) -> WindowSink:
     # Asked here, since Qt ends the process when it finds no display.
     if sys.platform.startswith("linux") and not has_display:
         raise SinkError(
-            "there is no display to show a window on (DISPLAY is not set): "
-            "use --save, or `ssh -X`"
+            "there is no display to show a window on (DISPLAY is not set): use --save, or `ssh -X`"
         )
     return WindowSink(target or "rtseg")
 
