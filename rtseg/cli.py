@@ -117,6 +117,7 @@ def run(
             on_progress=display.progress,
             on_pipeline=on_pipeline,
             measure_engine=report is not None,
+            command=_command(),
         )
     display.summary(result)
     if report is not None:
@@ -162,7 +163,7 @@ def evaluate(
     try:
         with Bar("eval") as bar:
             evaluation = evaluate_model(segmenter, samples, on_progress=bar.update)
-        result = evaluation.to_dict(segmenter, samples, sys.argv)
+        result = evaluation.to_dict(segmenter, samples, _command())
     finally:
         segmenter.close()
     if json_path is not None:
@@ -239,7 +240,7 @@ def bench(
     row = bench_row(
         load_model(model), samples, engine=engine, precision=precision, size=hw, frames=frames
     )
-    record = results([row], samples, sys.argv)
+    record = results([row], samples, _command())
     if json_path is not None:
         _write_json(record, json_path)
     if json_path != "-":
@@ -332,6 +333,11 @@ def _write_json(value: Any, path: str) -> None:
         Path(path).write_text(text + "\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+
+
+def _command() -> list[str]:
+    """How this process was called, without the directory it is installed in."""
+    return ["rtseg", *sys.argv[1:]]
 
 
 def _need_torch() -> None:

@@ -6,7 +6,6 @@ must match PyTorch's.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import warnings
 from pathlib import Path
@@ -24,7 +23,7 @@ from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
 from rtseg.frame import ClassTable
 from rtseg.models import AUXILIARY_PREFIX
-from rtseg.models._weights import load_weights
+from rtseg.models._weights import load_weights, read_facts
 from rtseg.models.layers import fuse_batch_norm
 from rtseg.recipe import Recipe
 
@@ -56,6 +55,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: boo
         align_corners=module.ALIGN_CORNERS,
         family=recipe.model.family,
         options=recipe.model.options,
+        measured=_measured(recipe, checkpoint),
         trained_on=", ".join(spec.partition(":")[0] for spec in recipe.data.train),
         facts={
             "params": sum(
@@ -120,17 +120,18 @@ def export_onnx(
     return error
 
 
-def set_measured(path: Path, measured: dict[str, Any]) -> None:
-    """Writes a measured {data, split, size, miou} into the contract of an existing file."""
-    model = onnx.load(str(path))
-    old = {p.key: p.value for p in model.metadata_props}
-    contract = dataclasses.replace(Contract.from_metadata(old), measured=measured)
-    del model.metadata_props[:]
-    for key, value in {**old, **contract.to_metadata()}.items():
-        model.metadata_props.add(key=key, value=value)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(model.SerializeToString())
-    partial.replace(path)
+def _measured(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
+    """{data, split, size, miou} as training measured it, if the checkpoint says so."""
+    miou = read_facts(checkpoint).get("miou")
+    if miou is None:
+        return {}
+    height, width = recipe.data.input_hw
+    return {
+        "data": recipe.data.val.partition(":")[0],
+        "split": "val",
+        "size": f"{height}x{width}",
+        "miou": round(miou, 4),
+    }
 
 
 def _to_onnx(network: nn.Module, input_hw: tuple[int, int]) -> Any:

@@ -11,7 +11,6 @@ sinks closed with what they have, and the exception is raised in the caller.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -104,7 +103,7 @@ def run_config(
         on_progress: called after each frame.
         on_pipeline: gets the pipeline before it starts, for `stop`.
         measure_engine: time the engine alone after the run, for the report.
-        command: for the report; the process's own arguments by default.
+        command: for the report.
     """
     with ExitStack() as cleanup:
         source = open_source(config.source)
@@ -373,7 +372,7 @@ class Pipeline:
             cores=cpu_count(),
             policy=self._policy,
             versions={**versions("numpy", "opencv-python", "av"), engine.name: engine.version},
-            command=list(command) or sys.argv,
+            command=list(command),
             warnings=list(self._source.warnings),
         )
 

@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 from rtseg import plugins  # noqa: E402
 from rtseg.artifact import ModelFile, load_model  # noqa: E402
 from rtseg.errors import ConfigError, ModelError  # noqa: E402
-from rtseg.models._weights import load_weights  # noqa: E402
+from rtseg.export import export_checkpoint  # noqa: E402
+from rtseg.models._weights import load_weights, save_weights  # noqa: E402
 from rtseg.recipe import Recipe  # noqa: E402
 
 
@@ -93,16 +94,19 @@ def test_the_facts_count_what_the_file_holds(tiny: ModelFile, network: Any) -> N
     assert tiny.contract.facts["gmacs"] >= 0
 
 
-def test_measured_figures_are_added_later(tiny: ModelFile, tmp_path: Path) -> None:
-    from rtseg.export import set_measured
-
-    path = tmp_path / "copy.onnx"
-    path.write_bytes(tiny.path.read_bytes())
-    measured = {"data": "camvid", "split": "val", "size": "384x480", "miou": 0.61}
-    set_measured(path, measured)
-    assert load_model(str(path)).contract == dataclasses.replace(tiny.contract, measured=measured)
-    before, after = (onnx.load(str(p)).graph for p in (tiny.path, path))
-    assert before == after
+def test_measured_figures_come_from_the_checkpoint(
+    tiny_recipe: Recipe, network: Any, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "best.safetensors"
+    save_weights(network.state_dict(), checkpoint, step=7, miou=0.61234)
+    export_checkpoint(tiny_recipe, checkpoint, tmp_path / "tiny.onnx")
+    height, width = tiny_recipe.data.input_hw
+    assert load_model(str(tmp_path / "tiny.onnx")).contract.measured == {
+        "data": "camvid",
+        "split": "val",
+        "size": f"{height}x{width}",
+        "miou": 0.6123,
+    }
 
 
 def test_a_graph_that_is_not_the_network_is_not_written(

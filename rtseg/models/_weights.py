@@ -23,6 +23,12 @@ def save_weights(state: dict[str, Tensor], path: Path, **facts: float) -> None:
     partial.replace(path)
 
 
+def read_facts(path: Path) -> dict[str, float]:
+    """The facts that `save_weights` put beside the weights; empty if there are none."""
+    with safe_open(str(path), framework="pt") as file:
+        return {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+
+
 def load_weights(network: nn.Module, path: Path) -> None:
     """Loads a safetensors checkpoint into a network of the same shape.
 
