@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from _command import rtseg_command, short
 
 from rtseg.artifact import Contract, ModelFile, load_model
 from rtseg.data import camvid as camvid_data
@@ -19,6 +20,9 @@ from rtseg.recipe import DataRecipe, ModelRecipe, OptimiserRecipe, Recipe
 
 # Read when torch loads. Networks are tiny here: on busy cores a second thread is only waited for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+__all__ = ["rtseg_command", "short"]
+"""Fixtures of other modules; pytest finds those of this one by itself."""
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 LIMIT_SECONDS = 20.0

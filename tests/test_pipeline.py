@@ -5,173 +5,32 @@ Nothing here waits for a time to pass: the fakes wait for each other.
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from _fakes import (
+    SIZE,
+    EndlessSource,
+    Limited,
+    ListSink,
+    ListSource,
+    PaintEngine,
+    build,
+    frame_of,
+    frames,
+    truth_of,
+)
 
 from rtseg import pipeline as pipeline_module
-from rtseg.artifact import Contract, ModelFile
-from rtseg.engine import EngineInfo
-from rtseg.errors import ConfigError, EngineError, SinkError, SourceError, StreamLostError
-from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap, Labels
-from rtseg.overlay import Renderer
-from rtseg.pipeline import Pipeline, Progress
-from rtseg.segmenter import Segmenter
+from rtseg.errors import EngineError, SinkError, SourceError, StreamLostError
+from rtseg.frame import Frame, ImageBGR, LabelMap
+from rtseg.pipeline import Progress
 from rtseg.sink import StopRequested
 from rtseg.source import SourceInfo
-
-Limited = Callable[[Callable[[], Any]], Any]
-
-SIZE = (8, 12)
-TABLE = ClassTable(("road", "car", "sky"), ((128, 64, 128), (64, 0, 128), (128, 128, 128)))
-STEP = 60
-"""Class i is painted as grey 60 i, which `PaintEngine` reads back."""
-
-
-def truth_of(index: int) -> Labels:
-    """(H, W) uint8 labels of frame `index`: different in every frame."""
-    return np.random.default_rng(index).integers(0, len(TABLE), SIZE, np.uint8)
-
-
-def frame_of(index: int, labels: Labels | None = None, age: float = 0.0) -> Frame:
-    grey = (labels if labels is not None else truth_of(index)) * STEP
-    image = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
-    return Frame(image, index, index / 25.0, time.monotonic() - age, labels)
-
-
-class ListSource:
-    """Gives frames made before; may raise, wait or tell others on its way."""
-
-    def __init__(
-        self,
-        frames: Sequence[Frame],
-        *,
-        error: BaseException | None = None,
-        classes: ClassTable | None = None,
-        before: Callable[[int], object] = lambda number: None,
-        live: bool = False,
-    ) -> None:
-        self.info = SourceInfo("list", live, SIZE, 25.0, len(frames), classes)
-        self.warnings = ["a line for the user"]
-        self.closed = 0
-        self._frames, self._error, self._before = frames, error, before
-
-    def __iter__(self) -> Iterator[Frame]:
-        for number, frame in enumerate(self._frames):
-            self._before(number)
-            yield frame
-        self._before(len(self._frames))
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class EndlessSource(ListSource):
-    """New frames as fast as they are taken, until closed."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index in itertools.count():
-            if self.closed:
-                return
-            yield frame_of(index)
-
-
-class PaintEngine:
-    """Logits that say what is painted; may raise or wait at a given call."""
-
-    info = EngineInfo("paint", "test", "fp32", "1.0")
-
-    def __init__(self, before: Callable[[int], object] = lambda call: None) -> None:
-        self.calls = 0
-        self.closed = 0
-        self._before = before
-
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._before(self.calls)
-        self.calls += 1
-        grey = images[:, :1] * 255.0
-        classes = STEP * np.arange(len(TABLE), dtype=np.float32)[None, :, None, None]
-        logits: NDArray[np.float32] = -np.abs(grey - classes)
-        return logits
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class ListSink:
-    """Keeps what it gets; may raise at a given frame, or on closing."""
-
-    def __init__(
-        self,
-        *,
-        wants_picture: bool = False,
-        fail_at: int | None = None,
-        error: Exception | None = None,
-        close_error: Exception | None = None,
-    ) -> None:
-        self.wants_picture = wants_picture
-        self.got: list[int] = []
-        self.labels: list[Labels] = []
-        self.pictures: list[ImageBGR | None] = []
-        self.closed = 0
-        self._fail_at, self._error, self._close_error = fail_at, error, close_error
-
-    def write(self, frame: Frame, result: LabelMap, picture: ImageBGR | None) -> None:
-        assert not self.closed
-        assert result.pts_seconds == frame.pts_seconds
-        assert result.captured_at == frame.captured_at
-        if self._error is not None and len(self.got) == self._fail_at:
-            raise self._error
-        self.got.append(frame.index)
-        self.labels.append(result.labels)
-        self.pictures.append(picture)
-
-    def close(self) -> None:
-        self.closed += 1
-        if self._close_error is not None:
-            raise self._close_error
-
-
-def build(
-    source: Any,
-    *sinks: Any,
-    engine: Any = None,
-    policy: str = "every",
-    renderer: Any = None,
-    max_frames: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Pipeline:
-    contract = Contract(
-        "paint", TABLE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SIZE, input_multiple=1, output_stride=1
-    )
-    segmenter = Segmenter(ModelFile(Path("paint.onnx"), contract, 3), engine or PaintEngine())
-    return Pipeline(
-        source,
-        segmenter,
-        renderer or Renderer(TABLE, hud=False),
-        list(sinks),
-        policy=policy,
-        max_frames=max_frames,
-        on_progress=on_progress,
-    )
-
-
-def frames(count: int) -> list[Frame]:
-    return [frame_of(i) for i in range(count)]
 
 
 def test_every_keeps_all_frames_in_order(limited: Limited) -> None:
@@ -475,147 +334,3 @@ def test_opencv_gets_its_threads_back(limited: Limited) -> None:
     with pytest.raises(SourceError):
         limited(build(ListSource(frames(3), error=SourceError("cut")), ListSink()).run)
     assert cv2.getNumThreads() == before
-
-
-def test_truth_gives_miou_one(limited: Limited) -> None:
-    labelled = [frame_of(i, truth_of(i)) for i in range(6)]
-    run = build(ListSource(labelled, classes=TABLE), ListSink())
-    limited(run.run)
-    report = run.report(measure_engine=False)
-    assert report.miou == 1.0
-    mean = np.mean([[(truth_of(i) == c).mean() for c in range(3)] for i in range(6)], axis=0)
-    assert list(report.class_fraction) == list(TABLE.names)
-    assert list(report.class_fraction.values()) == pytest.approx(mean, abs=1e-5)
-
-
-def test_truth_is_matched_by_class_name(limited: Limited) -> None:
-    """The source counts its classes in another order, in capitals, and knows one more."""
-    other = ClassTable(("SKY", "Dog", "Road", "CAR"), ((0, 0, 0),) * 4, ignore_index=7)
-    to_other = np.array([2, 3, 0], np.uint8)
-    labelled = []
-    for i in range(4):
-        painted = frame_of(i)
-        labels = to_other[truth_of(i)]
-        labels[0, :4] = 1  # dogs: the model has no such class
-        labels[1, :4] = 7  # ignored
-        labelled.append(Frame(painted.image, i, i / 25.0, painted.captured_at, labels))
-    run = build(ListSource(labelled, classes=other), ListSink())
-    limited(run.run)
-    assert run.report(measure_engine=False).miou == 1.0
-
-
-def test_an_ignored_class_of_the_source_is_ignored(limited: Limited) -> None:
-    """Some data sets give their ignore index a name of its own."""
-    other = ClassTable(TABLE.names, TABLE.palette_rgb, ignore_index=2)
-    labelled = []
-    for i in range(4):
-        painted = frame_of(i)
-        labels = truth_of(i)
-        labels[:3] = 2
-        labelled.append(Frame(painted.image, i, i / 25.0, painted.captured_at, labels))
-    run = build(ListSource(labelled, classes=other), ListSink())
-    limited(run.run)
-    report = run.report(measure_engine=False)
-    assert report.miou is not None
-    hits = sum((truth_of(i)[3:] == c).sum() for i in range(4) for c in (0, 1))
-    assert hits
-    # Where truth is labelled, the labels are right; sky, never in the truth, lies below it.
-    assert report.miou == 1.0
-
-
-def test_without_truth_there_is_no_miou(limited: Limited) -> None:
-    run = build(ListSource(frames(3)), ListSink())
-    limited(run.run)
-    assert run.report(measure_engine=False).miou is None
-
-
-KEYS = {
-    "frames_in", "frames_out", "frames_dropped", "fps", "engine_fps", "mask_age_ms", "stages",
-    "class_fraction", "miou", "model", "engine", "precision", "device", "versions", "command",
-}  # fmt: skip
-
-
-def test_the_report_has_every_key(limited: Limited) -> None:
-    run = build(ListSource(frames(8)), ListSink(wants_picture=True))
-    limited(run.run)
-    report = run.report(command=["rtseg", "run"]).to_dict()
-    assert set(report) >= KEYS
-    assert json.loads(json.dumps(report, allow_nan=False))["command"] == ["rtseg", "run"]
-    assert set(report["mask_age_ms"]) == {"p50", "p95", "p99"}
-    assert set(report["stages"]) >= {
-        "decode", "preprocess", "infer", "argmax", "render", "encode"
-    }  # fmt: skip
-    for stage in report["stages"].values():
-        assert set(stage) >= {"p50_ms", "p95_ms", "p99_ms"}
-        assert 0 <= stage["p50_ms"] <= stage["p95_ms"] <= stage["p99_ms"]
-    assert (report["model"], report["engine"], report["precision"]) == ("paint", "paint", "fp32")
-    assert report["engine_fps"] > 0
-    assert report["warnings"] == ["a line for the user"]
-    assert report["versions"]["paint"] == "1.0"
-    assert sum(report["class_fraction"].values()) == pytest.approx(1.0, abs=1e-4)
-
-
-def test_pictures_are_the_frames_own_size(limited: Limited) -> None:
-    sink = ListSink(wants_picture=True)
-    limited(build(ListSource(frames(3)), sink).run)
-    assert [p.shape for p in sink.pictures if p is not None] == [(*SIZE, 3)] * 3
-
-
-def test_run_takes_any_sink(tiny_path: Path, limited: Limited) -> None:
-    import rtseg
-
-    sink = ListSink(wants_picture=True)
-    report = limited(
-        lambda: rtseg.run(
-            "synth:seed=2,size=64x96,frames=4", model=str(tiny_path), sinks=[sink], engine="auto"
-        )
-    )
-    assert sink.got == [0, 1, 2, 3]
-    assert sink.closed == 1
-    assert report.frames_out == 4
-    assert report.policy == "every"
-    assert 0.0 <= report.miou <= 1.0
-
-
-def test_a_sink_is_closed_when_the_next_cannot_be_opened(tiny_path: Path, tmp_path: Path) -> None:
-    import rtseg
-
-    with pytest.raises(SinkError, match="is a file"):
-        rtseg.run(
-            "synth:seed=2,size=64x96,frames=4",
-            model=str(tiny_path),
-            save=tmp_path / "out.mp4",
-            masks=tiny_path,
-        )
-    assert not (tmp_path / "out.mp4").exists()  # an empty one is no use
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"policy": "newest"}, "unknown policy 'newest': choose one of latest, every"),
-        ({"opacity": 1.5}, r"--opacity must be in 0\.\.1"),
-        ({"max_frames": 0}, "--max-frames must be at least 1"),
-        ({"effect": "sparkle"}, "unknown effect 'sparkle': choose one of overlay"),
-        ({"effect": "blur:dragon"}, "unknown class 'dragon'"),
-        ({"engine": "caffe"}, "unknown engine"),
-    ],
-)
-def test_bad_arguments_of_run(tiny_path: Path, changes: dict[str, Any], message: str) -> None:
-    import rtseg
-
-    with pytest.raises(ConfigError, match=message):
-        rtseg.run("synth:size=64x96,frames=2", model=str(tiny_path), **changes)
-
-
-def test_frames_of_changing_size(limited: Limited) -> None:
-    """Images of a directory may differ; each mask has its own frame's size."""
-    sizes = [(8, 12), (9, 7), (8, 12), (16, 24), (33, 65)]
-    shown = [
-        Frame(np.full((*hw, 3), STEP, np.uint8), i, i / 25.0, time.monotonic())
-        for i, hw in enumerate(sizes)
-    ]
-    sink = ListSink(wants_picture=True)
-    limited(build(ListSource(shown), sink).run)
-    assert [labels.shape for labels in sink.labels] == sizes
-    assert all((labels == 1).all() for labels in sink.labels)
