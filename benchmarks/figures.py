@@ -89,7 +89,8 @@ def _peers(record: Any) -> list[Row]:
     return [
         (
             f"masks by {what}",
-            f"{rows[name]['fps']:.0f} FPS, {100 * record['agreement'][name]:.1f} % of pixels alike: "
+            f"{rows[name]['fps']:.0f} FPS, "
+            f"{100 * record['agreement'][name]:.1f} % of pixels alike: "
             f"rtseg is {rows[name]['ratio']:.2f}× as fast",
             _command(record),
         )
