@@ -58,7 +58,9 @@ class WindowSink:
             if self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
                 raise StopRequested
             if not self._shown:
-                cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+                # Without GUI_NORMAL Qt adds a toolbar that takes its room from the picture.
+                flags = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+                cv2.namedWindow(self._title, flags)
                 cv2.resizeWindow(self._title, picture.shape[1], picture.shape[0])
                 self._shown = True
             cv2.imshow(self._title, picture)
