@@ -46,9 +46,9 @@ def torch_loop(model: ModelFile, input_hw: tuple[int, int], frame_hw: tuple[int,
     import torch
     import torch.nn.functional as F
 
-    from rtseg.engine.eager import _build
+    from rtseg.engine.eager import build_network
 
-    network: torch.nn.Module = _build(model).eval()
+    network: torch.nn.Module = build_network(model).eval()
     mean = np.array(model.contract.mean, np.float32)
     std = np.array(model.contract.std, np.float32)
 

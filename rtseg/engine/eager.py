@@ -48,7 +48,7 @@ class EagerEngine:
             allowed = "fp32, fp16 or bf16" if on_gpu else "fp32 or bf16 on a CPU"
             raise ConfigError(f"eager computes in {allowed}, not {precision}")
         self._type = types[precision]
-        self._network = _build(model).to(
+        self._network = build_network(model).to(
             device=self._device, dtype=self._type, memory_format=torch.channels_last
         )
         self._graphs: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
@@ -103,8 +103,12 @@ class EagerEngine:
         return graph, images, logits
 
 
-def _build(model: ModelFile) -> Any:
-    """The contract's network in eval mode, norms folded, with the weights of the file."""
+def build_network(model: ModelFile) -> Any:
+    """The contract's network in PyTorch, in eval mode, norms folded, with the weights of the file.
+
+    Raises:
+        EngineError: the file names no network of ours, or its weights do not fit it.
+    """
     import onnx
     import torch
 
