@@ -113,7 +113,7 @@ class RunReport:
     Attributes:
         frames_in: frames that the source gave.
         frames_out: frames whose mask reached the sinks.
-        frames_dropped: frames dropped by the policy, or by a source that could not be read.
+        frames_dropped: frames that the policy "latest" dropped between source and engine.
         fps: frames out per second, from the first mask to the last.
         engine_fps: the engine alone, same input, same run; None if not measured.
         bound_fps: 1 / (engine seconds + CPU seconds of the other stages / cores): what a
