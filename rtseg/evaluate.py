@@ -112,11 +112,7 @@ def _label_table(truth: ClassTable, classes: ClassTable, name: str) -> Labels:
             f"{name} has the classes {', '.join(truth.names)}; "
             f"the model has {', '.join(classes.names)}: evaluate it on its own classes"
         )
-    table = np.full(256, 255, np.uint8)
-    for i, class_name in enumerate(truth.names):
-        table[i] = classes.index(class_name)
-    table[truth.ignore_index] = 255
-    return table
+    return truth.table_to(classes)
 
 
 def number(value: float) -> float | None:

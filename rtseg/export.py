@@ -1,6 +1,6 @@
 """`rtseg export`: a network and its weights become one ONNX file with the preprocess contract.
 
-The file is checked before it replaces anything: ONNX Runtime runs it at two sizes and its logits
+The file is checked before it replaces anything: ONNX Runtime runs it at three sizes and its logits
 must match PyTorch's.
 """
 

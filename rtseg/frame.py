@@ -114,6 +114,18 @@ class ClassTable:
                 return i
         raise ValueError(f"unknown class {name!r}: choose one of {', '.join(self.names)}")
 
+    def table_to(self, other: ClassTable) -> Labels:
+        """(256,) uint8: each label of this table to the other's class of the same name.
+
+        255 where the other has no such class, and for the ignore index, class or not.
+        """
+        table = np.full(256, 255, np.uint8)
+        known = {name.lower(): i for i, name in enumerate(other.names)}
+        for i, name in enumerate(self.names):
+            table[i] = known.get(name.lower(), 255)
+        table[self.ignore_index] = 255
+        return table
+
     def lut_bgr(self) -> NDArray[np.uint8]:
         """(256, 3) uint8 BGR lookup table; every index that is no class is black."""
         lut = np.zeros((256, 3), np.uint8)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from rtseg.frame import ClassTable, Frame, LabelMap, Labels
+from rtseg.frame import ClassTable, Frame, LabelMap
 from rtseg.metrics import Confusion
 from rtseg.timing import Durations
 
@@ -30,7 +30,7 @@ class Tally:
         self._confusion = Confusion(len(classes))
         self._truth_table = None
         if truth_classes is not None:
-            self._truth_table = _by_name(truth_classes, classes)
+            self._truth_table = truth_classes.table_to(classes)
 
     def add(self, frame: Frame, result: LabelMap, age: float) -> None:
         """Counts a frame and its mask; `age` is the mask's, in seconds."""
@@ -64,13 +64,3 @@ class Tally:
         """Mean IoU over all frames with labels; None without any."""
         value = self._confusion.mean_iou()
         return None if np.isnan(value) else value
-
-
-def _by_name(truth: ClassTable, classes: ClassTable) -> Labels:
-    """(256,) uint8: the source's label to the model's, by class name; 255 where there is none."""
-    table = np.full(256, 255, np.uint8)
-    known = {name.lower(): i for i, name in enumerate(classes.names)}
-    for i, name in enumerate(truth.names):
-        table[i] = known.get(name.lower(), 255)
-    table[truth.ignore_index] = 255
-    return table
