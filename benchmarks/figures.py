@@ -20,6 +20,7 @@ def table(results: Path) -> str:
     rows = [
         *_accuracy(_read(results, "eval")),
         *_pipeline(_read(results, "pipeline")),
+        *_pipeline(_read(results, "pipeline-drive")),
         *_peers(_read(results, "peers")),
         *_kernels(_read(results, "kernels")),
         *_drive(_read(results, "drive")),

@@ -1,4 +1,4 @@
-"""The three kernels against what a user would write instead, all in one run, on one machine.
+"""The kernels against what a user would write instead, all in one run, on one machine.
 
     python benchmarks/kernels.py --json benchmarks/results/kernels.json
 
@@ -124,6 +124,14 @@ def blenders(bgr: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Functions:
     }
 
 
+def counters(labels: NDArray[np.uint8]) -> Functions:
+    return {
+        "rtseg": lambda: native.count_labels(labels),
+        "opencv calcHist": lambda: cv2.calcHist([labels], [0], None, [256], [0, 256]),
+        "numpy bincount": lambda: reference.count_labels(labels),
+    }
+
+
 def measure(case: str, functions: Functions, seconds: float, **facts: object) -> dict[str, Any]:
     """Times one case and prints its table; ratios are to ours."""
     rows = compare(functions, seconds)
@@ -161,6 +169,8 @@ def main() -> None:
         case = f"preprocess {height}x{width} to {size[0]}x{size[1]}"
         results.append(measure(case, preprocessors(bgr, size), args.seconds / 2))
         results.append(measure(f"blend {height}x{width}", blenders(bgr, labels), args.seconds / 2))
+        case = f"count_labels {height}x{width}"
+        results.append(measure(case, counters(labels), args.seconds / 2))
     write_record(args.json, "kernels", results, backend=native.BACKEND, isa=native.ISAS[:1])
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtseg import engine, native
+from rtseg import engine, native, plugins
 from rtseg.artifact import shipped
+from rtseg.errors import RtsegError
 from rtseg.machine import cpu_count, cpu_features, cpu_name
 from rtseg.timing import versions
 
@@ -36,7 +36,8 @@ def examine() -> list[Finding]:
         *(_engine(name) for name in engine.names()),
         _gpu(),
         _decoder(),
-        *_opencv(),
+        _gstreamer(),
+        _window(),
         _cameras(),
         _models(),
     ]
@@ -99,31 +100,25 @@ def _decoder() -> Finding:
     )
 
 
-def _opencv() -> list[Finding]:
+def _gstreamer() -> Finding:
     import cv2
 
     build = cv2.getBuildInformation()
-    gstreamer = any("GStreamer" in line and "YES" in line for line in build.splitlines())
-    gui = any(
-        line.strip().startswith(("GTK", "QT", "Cocoa", "Win32 UI")) and "NONE" not in line
-        for line in build.splitlines()
-        if "NO" not in line.split()[-1:]
+    have = any("GStreamer" in line and "YES" in line for line in build.splitlines())
+    return Finding(
+        "GStreamer",
+        f"OpenCV {cv2.__version__} {'with' if have else 'without'} GStreamer",
+        ok=have,
+        fix="" if have else "only csi:N needs it: on Jetson use the system's OpenCV",
     )
-    display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    fix = ""
-    if not gui:
-        fix = "--show needs opencv-python, not opencv-python-headless"
-    elif not display:
-        fix = "--show needs a display: set DISPLAY, or use --save"
-    return [
-        Finding(
-            "GStreamer",
-            f"OpenCV {cv2.__version__} {'with' if gstreamer else 'without'} GStreamer",
-            ok=gstreamer,
-            fix="" if gstreamer else "only csi:N needs it: on Jetson use the system's OpenCV",
-        ),
-        Finding("window", "display found" if display else "no display", ok=not fix, fix=fix),
-    ]
+
+
+def _window() -> Finding:
+    try:
+        plugins.load("rtseg.sink", "window").open()
+    except RtsegError as error:
+        return Finding("window", "none", ok=False, fix=f"for --show: {error}")
+    return Finding("window", "can be shown", ok=True)
 
 
 def _cameras() -> Finding:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -143,16 +142,21 @@ class LabelMap:
         pts_seconds: of the frame, on the stream's own clock.
         captured_at: of the frame, `time.monotonic()` seconds.
         confidence: (H, W) float32 in 0..1, or None.
+        counts: (256,) int64, how many pixels have each label, from whoever counted them already;
+            None to count when asked.
     """
 
     labels: Labels
     classes: ClassTable
     pts_seconds: float = 0.0
     captured_at: float = 0.0
-    confidence: NDArray[np.float32] | None = field(default=None)
+    confidence: NDArray[np.float32] | None = None
+    counts: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
+        if self.counts is not None and self.counts.shape != (256,):
+            raise ValueError(f"counts: expected (256,), got {self.counts.shape}")
         if self.confidence is not None and self.confidence.shape != self.labels.shape:
             raise ValueError(
                 f"confidence: expected {self.labels.shape}, got {self.confidence.shape}"
@@ -164,11 +168,11 @@ class LabelMap:
         total = float(self.labels.size)
         return {name: float(counts[i]) / total for i, name in enumerate(self.classes.names)}
 
-    def histogram(self) -> NDArray[np.float32]:
-        """(256,) float32: how many pixels have each label."""
-        # OpenCV counts bytes as they are; np.bincount would widen every pixel to 64 bits first.
-        counts = cv2.calcHist([self.labels], [0], None, [256], [0, 256])
-        return counts.astype(np.float32, copy=False).ravel()
+    def histogram(self) -> NDArray[np.int64]:
+        """(256,) int64: how many pixels have each label."""
+        if self.counts is not None:
+            return self.counts
+        return np.bincount(self.labels.ravel(), minlength=256).astype(np.int64, copy=False)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """(H, W) bool: where the named class is."""

@@ -95,11 +95,13 @@ class Segmenter:
                 align_corners=contract.align_corners,
                 ignore_index=contract.classes.ignore_index,
             )
+            counts = native.count_labels(labels)
         return LabelMap(
             labels,
             contract.classes,
             pts_seconds=frame.pts_seconds,
             captured_at=frame.captured_at,
+            counts=counts,
         )
 
     def engine_fps(self, seconds: float = 1.0) -> float | None:

@@ -77,6 +77,9 @@ def test_label_map_counts() -> None:
     result = LabelMap(np.array([[0, 0, 1, 255]], np.uint8), TABLE)
     assert result.fractions() == {"Road": 0.5, "Car": 0.25, "Sky": 0.0}
     assert result.histogram()[[0, 1, 2, 255]].tolist() == [2, 1, 0, 1]
+    counted = np.zeros(256, np.int64)
+    counted[1] = 4
+    assert LabelMap(result.labels, TABLE, counts=counted).fractions()["Car"] == 1.0
     assert result.mask("CAR").tolist() == [[False, False, True, False]]
     assert repr(result) == "LabelMap(1x4, 3 classes, pts=0.000000 s)"
 
@@ -86,3 +89,5 @@ def test_a_bad_label_map() -> None:
         LabelMap(np.zeros((2, 2), np.int64), TABLE)
     with pytest.raises(ValueError, match="confidence"):
         LabelMap(np.zeros((2, 2), np.uint8), TABLE, confidence=np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="counts"):
+        LabelMap(np.zeros((2, 2), np.uint8), TABLE, counts=np.zeros(3, np.int64))

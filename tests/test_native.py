@@ -294,9 +294,16 @@ def test_preprocess_by_hand() -> None:
 @pytest.mark.parametrize("shape", [(37, 53), (64, 64), (1, 1), (120, 7)])
 @pytest.mark.parametrize("size", [(64, 64), (33, 17), (1, 1), (97, 101)])
 @pytest.mark.parametrize("view", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
 def test_preprocess_equals_the_reference(
-    shape: tuple[int, int], size: tuple[int, int], view: bool
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    view: bool,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "_cpu", None)
     bgr = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     if view:
         bgr = np.repeat(bgr, 2, axis=1)[:, ::2]
@@ -305,6 +312,18 @@ def test_preprocess_equals_the_reference(
     assert blob.dtype == np.float32
     expected = reference.preprocess(bgr, size, MEAN, STD)
     np.testing.assert_allclose(blob, expected, rtol=0, atol=reference.PREPROCESS_ATOL)
+
+
+@pytest.mark.parametrize("isa", native.ISAS)
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 64, 97])
+def test_every_instruction_set_makes_the_same_planes(isa: str, width: int) -> None:
+    rng = np.random.default_rng(width)
+    bgr = rng.integers(0, 256, (3, width, 3), dtype=np.uint8)[:, ::1]
+    scale, shift = rng.random((2, 3), np.float32)
+    planes = np.full((1, 3, 3, width), np.nan, np.float32)
+    native._cpu.to_planes(bgr, scale, shift, planes, isa)
+    rgb = bgr[:, :, ::-1].transpose(2, 0, 1).astype(np.float32)
+    assert np.array_equal(planes[0], rgb * scale[:, None, None] + shift[:, None, None])
 
 
 def test_preprocess_writes_into_out() -> None:
@@ -326,6 +345,35 @@ def test_preprocess_refuses_wrong_arguments() -> None:
         native.preprocess(bgr, (2, 2), MEAN, STD, out=np.zeros((1, 3, 2, 3), np.float32))
     with pytest.raises(ValueError, match="out: expected"):
         native.preprocess(bgr, (2, 2), MEAN, STD, out=np.zeros((3, 2, 1, 2), np.float32).T)
+
+
+# --- count_labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@settings(deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 255), st.integers(1, 40)), min_size=1, max_size=30),
+)
+def test_labels_are_counted_exactly(name: str, runs: list[tuple[int, int]]) -> None:
+    labels = np.concatenate([np.full(n, label, np.uint8) for label, n in runs])[None]
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "numpy":
+            patch.setattr(native, "_cpu", None)
+        counts = native.count_labels(labels, isa="" if name == "numpy" else name)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [int((labels == k).sum()) for k in range(256)]
+
+
+def test_labels_of_a_view_are_counted() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (20, 30), dtype=np.uint8)
+    view = labels[::2, 3:17]
+    assert np.array_equal(native.count_labels(view), reference.count_labels(view))
+
+
+def test_counting_refuses_other_arrays() -> None:
+    with pytest.raises(ValueError, match=r"labels: expected \(H, W\) uint8"):
+        native.count_labels(np.zeros((2, 2), np.int64))
 
 
 # --- blend ----------------------------------------------------------------------------------------

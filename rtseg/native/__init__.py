@@ -1,8 +1,9 @@
-"""The three kernels around a network: preprocess, upsample_argmax, blend. Each is a pure function.
+"""The kernels around a network: preprocess, upsample_argmax, count_labels, blend; pure functions.
 
 `reference.py` is the truth, `_cpu` the compiled version of what OpenCV does not do well, and this
-module checks the arguments and picks. On a CPU only `upsample_argmax` is ours; OpenCV is fast
-enough at the other two. Without the compiled extension everything still works, slower.
+module checks the arguments and picks. On a CPU the argmax and the count are ours and so is the last
+step of preprocess; OpenCV resizes and blends. Without the compiled extension everything still
+works, slower.
 """
 
 from __future__ import annotations
@@ -62,9 +63,15 @@ def preprocess(
     resized: cv2.typing.MatLike = bgr
     if bgr.shape[:2] != (height, width):
         resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    if _cpu is not None and resized.strides[1:] == (3, 1):
+        scale_shift = np.array((scale, shift), np.float32)
+        _cpu.to_planes(resized, scale_shift[0], scale_shift[1], out)
+        return out
     # One pass per plane, written in place: several times faster than dnn.blobFromImage.
-    for plane, target, m, s in zip(cv2.split(resized)[::-1], out[0], mean, std, strict=True):
-        cv2.addWeighted(plane, 1 / (255 * s), plane, 0, -m / s, dst=target, dtype=cv2.CV_32F)
+    for plane, target, a, b in zip(cv2.split(resized)[::-1], out[0], scale, shift, strict=True):
+        cv2.addWeighted(plane, a, plane, 0, b, dst=target, dtype=cv2.CV_32F)
     return out
 
 
@@ -110,6 +117,27 @@ def upsample_argmax(
     labels = np.empty(size, np.uint8)
     _cpu.upsample_argmax(logits, labels, align_corners, ignore_index, isa)
     return labels
+
+
+def count_labels(labels: NDArray[np.uint8], *, isa: str = "") -> NDArray[np.int64]:
+    """How many pixels have each label.
+
+    Args:
+        labels: (H, W) uint8.
+        isa: as in `upsample_argmax`.
+
+    Returns:
+        (256,) int64.
+
+    Raises:
+        ValueError: an argument of another shape or type.
+    """
+    check_labels(labels)
+    if _cpu is None or not labels.flags.c_contiguous:
+        return reference.count_labels(labels)
+    counts = np.zeros(256, np.int64)
+    _cpu.count_labels(labels, counts, isa)
+    return counts
 
 
 def blend(

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "pixels.h"
 #include "upsample_argmax.h"
 
 namespace nb = nanobind;
@@ -24,7 +25,12 @@ struct Isa {
   const char* name;
   rtseg::ScratchBytes scratch_bytes;
   rtseg::Kernel upsample_argmax;
+  rtseg::ToPlanes to_planes;
+  rtseg::CountLabels count_labels;
 };
+#define RTSEG_ISA_ENTRY(isa)                                                                  \
+  {#isa, rtseg::isa::scratch_bytes, rtseg::isa::upsample_argmax, rtseg::isa::to_planes,        \
+   rtseg::isa::count_labels}
 
 // Those this processor has, best first.
 std::vector<Isa> available() {
@@ -33,14 +39,12 @@ std::vector<Isa> available() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    found.push_back({"avx512", rtseg::avx512::scratch_bytes, rtseg::avx512::upsample_argmax});
+    found.push_back(RTSEG_ISA_ENTRY(avx512));
   }
   // Every processor with AVX2 has F16C, which the AVX2 build uses as well.
-  if (__builtin_cpu_supports("avx2")) {
-    found.push_back({"avx2", rtseg::avx2::scratch_bytes, rtseg::avx2::upsample_argmax});
-  }
+  if (__builtin_cpu_supports("avx2")) found.push_back(RTSEG_ISA_ENTRY(avx2));
 #endif
-  found.push_back({"baseline", rtseg::baseline::scratch_bytes, rtseg::baseline::upsample_argmax});
+  found.push_back(RTSEG_ISA_ENTRY(baseline));
   return found;
 }
 
@@ -124,12 +128,43 @@ void upsample_argmax(const Input& logits, const Output& labels, bool align_corne
   isa.upsample_argmax(job, scratch);
 }
 
+using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+using Planes = nb::ndarray<float, nb::shape<1, 3, -1, -1>, nb::c_contig, nb::device::cpu>;
+using Three = nb::ndarray<const float, nb::shape<3>, nb::c_contig, nb::device::cpu>;
+
+void to_planes(const Image& bgr, const Three& scale, const Three& shift, const Planes& planes,
+               const std::string& isa_name) {
+  if (planes.shape(2) != bgr.shape(0) || planes.shape(3) != bgr.shape(1)) {
+    throw std::invalid_argument("planes: expected the size of the image");
+  }
+  if (bgr.stride(2) != 1 || bgr.stride(1) != 3) {
+    throw std::invalid_argument("bgr: expected pixels side by side");
+  }
+  const Isa& isa = find_isa(isa_name);
+  const nb::gil_scoped_release release;
+  isa.to_planes(bgr.data(), bgr.stride(0), static_cast<int>(bgr.shape(0)),
+                static_cast<int>(bgr.shape(1)), scale.data(), shift.data(), planes.data());
+}
+
+using Labels = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<std::int64_t, nb::shape<256>, nb::c_contig, nb::device::cpu>;
+
+void count_labels(const Labels& labels, const Counts& counts, const std::string& isa_name) {
+  const Isa& isa = find_isa(isa_name);
+  const nb::gil_scoped_release release;
+  isa.count_labels(labels.data(), labels.size(), counts.data());
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
   m.def("upsample_argmax", &upsample_argmax, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("align_corners"), nb::arg("ignore_index"),
         nb::arg("isa") = "");
+  m.def("to_planes", &to_planes, nb::arg("bgr").noconvert(), nb::arg("scale").noconvert(),
+        nb::arg("shift").noconvert(), nb::arg("planes").noconvert(), nb::arg("isa") = "");
+  m.def("count_labels", &count_labels, nb::arg("labels").noconvert(),
+        nb::arg("counts").noconvert(), nb::arg("isa") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const Isa& isa : isas()) names.emplace_back(isa.name);

@@ -100,6 +100,11 @@ def preprocess(
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 
 
+def count_labels(labels: UInt8) -> NDArray[np.int64]:
+    """(256,) how many pixels have each label; see `rtseg.native.count_labels`."""
+    return np.bincount(labels.ravel(), minlength=256).astype(np.int64, copy=False)
+
+
 def blend(bgr: UInt8, labels: UInt8, palette: UInt8, opacity: float) -> UInt8:
     """Mixes the palette's colours into the image, rounded to the nearest, halves to even.
 
