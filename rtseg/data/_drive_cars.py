@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from rtseg.data._drive_camera import View
-from rtseg.data._drive_paint import BGR, CAR, F64, Canvas, to_fixed
+from rtseg.data._drive_paint import BGR, CAR, F64, Canvas, Outline
 
 CARS = 64
 _DETAIL_M = 36.0
-_REACH_M = 150.0
+REACH_M = 150.0
+HULL = 16  # points of a model that are corners of its body and cabin
+_PIECES = HULL + 4 * 12
 
 _PAINT: tuple[BGR, ...] = (
     (36, 34, 33), (50, 48, 46), (96, 94, 92), (140, 140, 139), (180, 181, 181), (205, 206, 206),
@@ -26,11 +29,9 @@ _BRAKE: BGR = (60.0, 50.0, 230.0)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A polygon on a face of the body or cabin: points [start, end) of the model."""
+    """A rectangle on a face of the body (0..4) or cabin (5..9)."""
 
     face: int
-    start: int
-    end: int
     tone: BGR
     lum: float
     near_only: bool
@@ -42,16 +43,24 @@ class Model:
     """A vehicle in its own metres (along, across, up); the middle of its footprint is the origin.
 
     Attributes:
-        points: (N, 3): body 0..7, cabin 8..15, four wheels of 12, then those of `pieces`.
-        pieces: what is painted on the faces, in order.
+        points: (N, 3): body 0..7, cabin 8..15, four wheels of 12, four for each piece,
+            and last the four of its shadow.
+        faces, lum, near_only, brake: (P,) of the pieces, in the order of painting.
+        tones: (P, 3) their colours.
+        sides: (P,) 1 on a right side, -1 on a left one, else 0.
     """
 
     length: float
     width: float
-    kind: str
+    height: float
     colour: BGR
     points: F64
-    pieces: tuple[Piece, ...]
+    faces: NDArray[np.intp]
+    tones: F64
+    lum: F64
+    sides: F64
+    near_only: NDArray[np.bool_]
+    brake: NDArray[np.bool_]
 
 
 def _solid(
@@ -71,6 +80,7 @@ def _solid(
 _REAR, _RIGHT, _FRONT, _LEFT, _TOP = range(5)
 _CORNERS = ((0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7))
 _LUM = (0.82, 0.9, 0.88, 0.9, 1.25)
+_TEN_FACES = np.concatenate([_CORNERS, np.array(_CORNERS) + 8])
 _TURN = np.linspace(0, 2 * np.pi, 13)[:-1]
 _RIM = np.stack([np.cos(_TURN), np.zeros(12), np.sin(_TURN)], axis=1)
 
@@ -90,7 +100,6 @@ class _Builder:
     def __init__(self, body: F64, cabin: F64, wheels: F64, colour: BGR) -> None:
         self.solids = (body, cabin)
         self.points = [body, cabin, wheels]
-        self.size = len(body) + len(cabin) + len(wheels)
         self.pieces: list[Piece] = []
         self.colour = colour
 
@@ -107,13 +116,8 @@ class _Builder:
         """Adds a rectangle on a face; tone None is the vehicle's colour."""
         points = _inset(self.solids[solid][list(_CORNERS[face])], *box)
         light = (_LUM[face] if tone is None else 1.0) if lum is None else lum
-        end = self.size + 4
-        piece = Piece(
-            face + 5 * solid, self.size, end, tone or self.colour, light, near_only, brake
-        )
-        self.pieces.append(piece)
+        self.pieces.append(Piece(face + 5 * solid, tone or self.colour, light, near_only, brake))
         self.points.append(points)
-        self.size = end
 
 
 @lru_cache(maxsize=CARS)
@@ -144,7 +148,15 @@ def model(k: int) -> Model:
     hubs = np.array([(b, a, wheel) for a in (-half, half) for b in (-base, base)])
     b = _Builder(body, cabin, (hubs[:, None] + _RIM * wheel).reshape(-1, 3), colour)
     _dress(b, kind)
-    return Model(length, width, kind, colour, np.concatenate(b.points), tuple(b.pieces))
+    a, c = length / 2 + 0.12, width / 2 + 0.12
+    b.points.append(np.array([(-a, -c, 0.0), (-a, c, 0.0), (a, c, 0.0), (a, -c, 0.0)]))
+    faces = np.array([p.face for p in b.pieces])
+    return Model(
+        length, width, height, colour, np.concatenate(b.points), faces,
+        np.array([p.tone for p in b.pieces]), np.array([p.lum for p in b.pieces]),
+        1.0 * (faces % 5 == _RIGHT) - 1.0 * (faces % 5 == _LEFT),
+        np.array([p.near_only for p in b.pieces]), np.array([p.brake for p in b.pieces]),
+    )  # fmt: skip
 
 
 def _dress(b: _Builder, kind: str) -> None:
@@ -194,27 +206,15 @@ def place(points: F64, s: float, x: float, yaw: float) -> F64:
     return out
 
 
-def footprint(k: int, s: float, x: float, yaw: float, grow: float) -> F64:
-    """(4, 3) world outline of vehicle k on the ground."""
-    m = model(k)
-    a, b = m.length / 2 + grow, m.width / 2 + grow
-    return place(np.array([(-a, -b, 0.0), (-a, b, 0.0), (a, b, 0.0), (a, -b, 0.0)]), s, x, yaw)
-
-
 def paint_car(
-    canvas: Canvas, view: View, k: int, s: float, x: float, yaw: float, braking: bool = False
+    canvas: Canvas, k: int, d: float, yaw: float, outline: Outline, braking: bool = False
 ) -> None:
-    """Paints vehicle k standing at (s, x)."""
+    """Paints vehicle k at a distance of d metres; outline: its model's points on screen."""
+    px, fixed = outline
     m = model(k)
-    d = s - view.s
-    if d + m.length / 2 < 1.2 or d > _REACH_M:
-        return
-    middle, reach = view.point(s, x, 0.5)[0], 0.75 * m.length * view.scale(s - m.length / 2)
-    if middle + reach < 0 or middle - reach > canvas.width:
+    if d + m.length / 2 < 1.2:
         return
     near = d < _DETAIL_M
-    px = view.project(place(m.points, s, x, yaw))
-    fixed = to_fixed(px)
     light = canvas.light
     black = light.colour((22, 22, 23), d)
     visible = _visible(px)
@@ -222,19 +222,16 @@ def paint_car(
     for i in range(4):
         if not near or not sides[i]:
             canvas.convex_fixed(fixed[16 + 12 * i : 28 + 12 * i], black, CAR)
-    for a, lum in ((0, 0.75), (8, 0.8)):
-        hull = np.asarray(cv2.convexHull(fixed[a : a + 8]), np.int32)
+    for solid, lum in ((fixed[:8], 0.75), (fixed[8:HULL], 0.8)):
+        hull = np.asarray(cv2.convexHull(solid), np.int32)
         canvas.convex_fixed(hull, light.colour(m.colour, d, lum), CAR)
-    sun = 0.25 * light.sun * light.sun_side * float(np.cos(yaw))
-    for piece in m.pieces:
-        if (piece.near_only and not near) or not visible[piece.face]:
-            continue
-        lum = piece.lum
-        face = piece.face % 5
-        if face in (_LEFT, _RIGHT):
-            lum *= 1 + (sun if face == _RIGHT else -sun)
-        tone = _BRAKE if piece.brake and braking else piece.tone
-        canvas.convex_fixed(fixed[piece.start : piece.end], light.colour(tone, d, lum), None)
+    shown = visible[m.faces] if near else visible[m.faces] & ~m.near_only
+    sun = 0.25 * light.sun * light.sun_side * math.cos(yaw)
+    tones = np.where(m.brake[:, None], _BRAKE, m.tones) if braking else m.tones
+    colours = light.colours(tones, d, m.lum * (1 + sun * m.sides)).tolist()
+    pieces = fixed[_PIECES:-4].reshape(-1, 4, 2)
+    for i in np.flatnonzero(shown).tolist():
+        canvas.convex_fixed(pieces[i], colours[i], None)
     if not near:
         return
     hub = light.colour((118, 118, 116), d)
@@ -247,9 +244,8 @@ def paint_car(
             canvas.convex(centre + (rim - centre) * 0.2, black, None)
 
 
-def _visible(px: F64) -> list[bool]:
+def _visible(px: F64) -> NDArray[np.bool_]:
     """Which of the ten faces (body, then cabin) turn to the camera: corners run anticlockwise."""
-    corners = np.array(_CORNERS)
-    a, b, c, d = (px[np.concatenate([corners[:, i], corners[:, i] + 8])] for i in range(4))
-    area = (c[:, 0] - a[:, 0]) * (d[:, 1] - b[:, 1]) - (c[:, 1] - a[:, 1]) * (d[:, 0] - b[:, 0])
-    return [bool(v) for v in area < 0]
+    corners = px[_TEN_FACES]
+    across, up = (corners[:, 2] - corners[:, 0]).T, (corners[:, 3] - corners[:, 1]).T
+    return np.asarray(across[0] * up[1] - across[1] * up[0] < 0)

@@ -6,13 +6,20 @@ import cv2
 import numpy as np
 
 from rtseg.data._drive_camera import View
-from rtseg.data._drive_cars import footprint
 from rtseg.data._drive_paint import F32, F64, U8, Canvas, Light, to_fixed
 from rtseg.data._drive_textures import asphalt
-from rtseg.data._drive_things import Chunk, House, Patch, Plant, Thing, Vehicle
+from rtseg.data._drive_things import Chunk, House, Patch, Placed, Plant, Vehicle
 
 _TILE_M = 16.0
 _FAR_M = 220.0
+_EDGES_M = (7.0, 14.0, 26.0, 60.0)
+# Tiles along and across that reach as far as each edge; a lens sees _WIDEST of it to each side.
+_REPEATS = ((2, 2), (2, 3), (3, 4), (5, 6))
+_WIDEST = 0.66
+_TURN = np.linspace(0, 2 * np.pi, 11)[:-1]
+_BLOB = np.stack(
+    [np.sin(_TURN) * (1 + 0.2 * np.sin(3 * _TURN)), 1.5 * np.cos(_TURN), 0 * _TURN], axis=1
+)
 
 
 class Ground:
@@ -22,7 +29,9 @@ class Ground:
         h, w = size_hw
         self._cols: F32 = np.arange(w, dtype=np.float32)[None, :]
         self._rows: F32 = np.arange(h, dtype=np.float32)[:, None]
-        self._grain = asphalt(kind)
+        # Repeated until all that a frame sees of a level lies within: OpenCV is slow to wrap.
+        levels = zip(asphalt(kind), _REPEATS, strict=False)
+        self._grain = [(np.tile(tile, n), tile.shape[0] / _TILE_M) for tile, n in levels]
 
     def patches(self, canvas: Canvas, view: View, chunks: list[Chunk]) -> None:
         """Paints all patches of the chunks, layer by layer."""
@@ -74,7 +83,7 @@ class Ground:
         if shadows:
             grain = np.asarray(cv2.multiply(grain, dim, scale=1 / 255), np.uint8)
         ground = canvas.image[top:]
-        cv2.multiply(ground, cv2.cvtColor(grain, cv2.COLOR_GRAY2BGRA), dst=ground, scale=1 / 200)
+        cv2.multiply(ground, cv2.cvtColor(grain, cv2.COLOR_GRAY2BGR), dst=ground, scale=1 / 200)
 
     def _grain_map(self, view: View, top: int, canvas: Canvas) -> U8:
         """Brightness of the ground's texture for the rows from `top` down, (h, W) uint8."""
@@ -82,29 +91,27 @@ class Ground:
         out = np.full((h - top, w), 200, np.uint8)
         focal, height = view.focal, view.height
         # From near to far in bands of distance; each takes the texture level that fits its rows.
-        edges_m = (0.0, 7.0, 14.0, 26.0, 60.0)
         u = self._cols - np.float32(view.cx)
         level_row = view.horizon
         bottom = h
-        for n in range(len(edges_m) - 1):
-            first = int(np.ceil(level_row + focal * height / edges_m[n + 1]))
+        for n, edge_m in enumerate(_EDGES_M):
+            first = int(np.ceil(level_row + focal * height / edge_m))
             first = max(first, top)
             if first >= bottom:
                 continue
-            tile = self._grain[n]
-            ppm = tile.shape[0] / _TILE_M
+            tile, ppm = self._grain[n]
             rows = self._rows[first:bottom]
             below = rows - np.float32(level_row) - np.float32(view.roll) * u
             d = np.float32(focal * height) / np.maximum(below, 0.5)
             middle = d[:, w // 2]
             s = view.s + middle.astype(np.float64)
             bend = s * 0 + view.x - view.lateral(s, s * 0 + view.x)
-            x = d * (u / np.float32(focal)) + (view.x + bend).astype(np.float32)[:, None]
-            along = d + np.float32(view.s % _TILE_M)
-            grain = cv2.remap(
-                tile, x * np.float32(ppm), along * np.float32(-ppm), cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_WRAP,
-            )  # fmt: skip
+            left = (view.x + bend - _WIDEST * middle) % _TILE_M + _WIDEST * middle
+            x = d * (u / np.float32(focal)) + left.astype(np.float32)[:, None]
+            back = np.float32(tile.shape[0] / ppm - view.s % _TILE_M) - d
+            x *= np.float32(ppm)
+            back *= np.float32(ppm)
+            grain = cv2.remap(tile, x, back, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
             if n == 3:  # fade into the distance
                 fade = np.clip(2.0 - middle / 30.0, 0, 1).astype(np.float32)[:, None]
                 grain = (200 + (grain.astype(np.float32) - 200) * fade).astype(np.uint8)
@@ -113,26 +120,32 @@ class Ground:
         return out
 
 
-def shadows(things: list[Thing], view: View, light: Light) -> list[tuple[F64, float]]:
+def shadows(groups: list[Placed], view: View, light: Light) -> list[tuple[F64, float]]:
     """World outlines (N, 3) of the shade on the ground, and the light left in each, 0..1."""
     out: list[tuple[F64, float]] = []
     sunny = light.sun > 0.2
-    for thing in things:
-        if isinstance(thing, Vehicle):
-            if 0 < thing.s - view.s < 110:
-                out.append((footprint(thing.k, thing.s, thing.x, thing.yaw, 0.12), 0.38))
-        elif sunny and isinstance(thing, Plant):
-            if -10 < thing.s - view.s < 110:
-                x, r = thing.x - light.sun_side * thing.height * 0.6, thing.height * 0.33
-                turn = np.linspace(0, 2 * np.pi, 11)[:-1]
-                s = thing.s + r * np.sin(turn) * (1 + 0.2 * np.sin(3 * turn))
-                blob = np.stack([s, x + r * 1.5 * np.cos(turn), 0 * turn], axis=1)
-                out.append((blob, 1 - 0.45 * light.sun))
-        elif sunny and isinstance(thing, House):
-            toward = light.sun_side * thing.side > 0
-            if toward and thing.s1 - view.s < 110:
-                x = thing.x - thing.side * thing.height * 0.54 / max(abs(light.sun_side), 0.3)
-                box = [(thing.s1, thing.x, 0.0), (thing.s2, thing.x, 0.0),
-                       (thing.s2 + 1, x, 0.0), (thing.s1 + 1, x, 0.0)]  # fmt: skip
-                out.append((np.array(box), 1 - 0.5 * light.sun))
+    for group in groups:
+        # A little behind the camera too: crowns reach forward.
+        near = (group.boxes[:, 1] > view.s - 10) & (group.boxes[:, 0] < view.s + 110)
+        for i in np.flatnonzero(near).tolist():
+            thing, outline = group.things[i], group.outlines[i]
+            if isinstance(thing, Vehicle) and outline is not None:
+                if thing.s > view.s:
+                    out.append((outline[-4:], 0.38))
+            elif sunny and isinstance(thing, Plant):
+                out.append((_crown_shade(thing, light), 1 - 0.45 * light.sun))
+            elif sunny and isinstance(thing, House) and light.sun_side * thing.side > 0:
+                out.append((_house_shade(thing, light), 1 - 0.5 * light.sun))
     return out
+
+
+def _crown_shade(p: Plant, light: Light) -> F64:
+    """World outline (10, 3) of a plant's shadow."""
+    x, r = p.x - light.sun_side * p.height * 0.6, p.height * 0.33
+    return np.asarray(_BLOB * r + (p.s, x, 0.0), np.float64)
+
+
+def _house_shade(h: House, light: Light) -> F64:
+    """World outline (4, 3) of the shadow in front of a house."""
+    x = h.x - h.side * h.height * 0.54 / max(abs(light.sun_side), 0.3)
+    return np.array([(h.s1, h.x, 0), (h.s2, h.x, 0), (h.s2 + 1, x, 0), (h.s1 + 1, x, 0)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.data._drive_camera import NEAR_M, View
+from rtseg.data._drive_camera import View
 from rtseg.data._drive_cars import paint_car
 from rtseg.data._drive_paint import (
     BUILDING,
@@ -15,7 +15,9 @@ from rtseg.data._drive_paint import (
     SIGN,
     TREE,
     Canvas,
+    Outline,
 )  # fmt: skip
+from rtseg.data._drive_sight import OPENING_M
 from rtseg.data._drive_sprites import PHASES, person, rider, sign, tree
 from rtseg.data._drive_textures import facade, fence
 from rtseg.data._drive_things import (
@@ -26,106 +28,79 @@ from rtseg.data._drive_things import (
     Post,
     Style,
     Thing,
-    Vehicle,
     Walker,
 )
 
-REACH_M = 240.0
 _CLOSE_M = 0.7
+# Corners of a house's outline, as `_drive_sight` orders them.
+_LEFT, _RIGHT, _ROOF = [0, 1, 2, 3], [1, 0, 3, 2], [0, 1, 7, 6]
+_END, _GABLE = [0, 3, 4, 5], [0, 3, 4, 5, 6]
 
 
-def far_end(thing: Thing) -> float:
-    """Where the thing ends, for painting from far to near."""
-    return thing.s2 if isinstance(thing, House | Panel) else thing.s
-
-
-def paint(canvas: Canvas, view: View, thing: Thing, style: Style) -> None:
-    """Paints one thing."""
-    if isinstance(thing, House):
-        _house(canvas, view, thing)
-    elif isinstance(thing, Panel):
-        _panel(canvas, view, thing)
-    elif isinstance(thing, Plant):
+def paint(canvas: Canvas, view: View, thing: Thing, outline: Outline | None, style: Style) -> None:
+    """Paints one thing; outline: on screen, of what `Placed` has one for."""
+    if isinstance(thing, Plant):
         _plant(canvas, view, thing)
     elif isinstance(thing, Post):
         _post(canvas, view, thing, style)
-    elif isinstance(thing, Vehicle):
-        paint_car(canvas, view, thing.k, thing.s, thing.x, thing.yaw, thing.brake)
     elif isinstance(thing, Walker):
         _walker(canvas, view, thing)
-    else:
+    elif isinstance(thing, Cyclist):
         _cyclist(canvas, view, thing)
+    elif outline is None:
+        raise AssertionError(thing)
+    elif isinstance(thing, House):
+        _house(canvas, view, thing, outline)
+    elif isinstance(thing, Panel):
+        _panel(canvas, view, thing, outline.px)
+    else:
+        paint_car(canvas, thing.k, thing.s - view.s, thing.yaw, outline, thing.brake)
 
 
-def _outside(canvas: Canvas, points: F64) -> bool:
-    low, high = points.min(axis=0), points.max(axis=0)
-    return bool(
-        high[0] < 0 or low[0] > canvas.width or high[1] < 0 or low[1] > canvas.height
-        or high[1] - low[1] < 0.8
-    )  # fmt: skip
+def _low(px: F64) -> bool:
+    """Whether an outline is too low on screen to be painted."""
+    ys = px[:, 1].tolist()
+    return bool(max(ys) - min(ys) < 0.8)
 
 
-def _house(canvas: Canvas, view: View, h: House) -> None:
+def _house(canvas: Canvas, view: View, h: House, outline: Outline) -> None:
+    px, fixed = outline
     d = max(h.s1 - view.s, 1.0)
-    s1 = max(h.s1, view.s + NEAR_M * 2)
-    if h.s2 - s1 < 0.1 or h.s1 - view.s > REACH_M:
-        return
-    back, ridge = h.x + h.side * h.depth, h.x + h.side * h.depth / 2
-    top, peak = h.height, h.height + h.rise
-    world = np.array(
-        [
-            (s1, h.x, top), (h.s2, h.x, top), (h.s2, h.x, 0.0), (s1, h.x, 0.0),  # front
-            (s1, back, 0.0), (s1, back, top),  # near end
-            (s1, ridge, peak), (h.s2, ridge, peak), (h.s2, back, top),
-        ]
-    )  # fmt: skip
-    px = view.project(world)
-    if _outside(canvas, px):
+    s1 = max(h.s1, view.s + OPENING_M)
+    if h.s2 - s1 < 0.1 or _low(px):
         return
     sprite, _, _, wall = facade(h.k)
     light = canvas.light
     sunny = 1 + 0.45 * light.sun * (-1 if light.sun_side * h.side > 0 else 1)
     lum = h.lum * sunny
-    if h.s1 > view.s + NEAR_M * 2:  # the end wall that faces the camera, and its gable
-        plain = tuple(c * t for c, t in zip(wall, h.tint, strict=True))
-        tone = light.colour((plain[0], plain[1], plain[2]), d, lum * 0.8)
-        canvas.fill(px[[0, 3, 4, 5, 6] if h.rise else [0, 3, 4, 5]], tone, BUILDING)
+    if h.s1 > view.s + OPENING_M:  # the end wall that faces the camera, and its gable
+        plain = (wall[0] * h.tint[0], wall[1] * h.tint[1], wall[2] * h.tint[2])
+        tone = light.colour(plain, d, lum * 0.8)
+        canvas.fill_fixed(fixed[_GABLE if h.rise else _END], tone, BUILDING)
         if h.open_end and d < 60 and not h.rise:
             canvas.quad(sprite, px[[5, 0, 3, 4]], None, d, lum * 0.8, h.tint)
     if h.rise:
-        canvas.convex(px[[0, 1, 7, 6]], light.colour(h.roof, d, sunny), BUILDING)
-        if d < 90:
-            _chimney(canvas, view, h, ridge, peak, d)
-    quad = px[:4] if h.side < 0 else px[[1, 0, 3, 2]]
-    shown = (s1 - h.s1) / (h.s2 - h.s1)
+        canvas.convex_fixed(fixed[_ROOF], light.colour(h.roof, d, sunny), BUILDING)
+        if d < 90 and view.s + 2 <= h.chimney <= h.s2 - 0.5:
+            canvas.convex_fixed(fixed[9:], light.colour((66, 80, 106), d), BUILDING)
     # Seen from the road, a front on the left runs away from its left edge to its right one.
-    span = (shown, 1.0) if h.side < 0 else (0.0, 1.0 - shown)
+    shown = (s1 - h.s1) / (h.s2 - h.s1)
+    corners, span = (_LEFT, (shown, 1.0)) if h.side < 0 else (_RIGHT, (0.0, 1.0 - shown))
     middle = max((s1 + h.s2) / 2 - view.s, 1.0)
     # A plain front first: it closes the hairline seams between neighbours, and is the label.
-    canvas.convex(quad, light.colour(wall, middle, lum * 0.8), BUILDING)
-    if float(np.ptp(quad[:, 0])) > 2.0:
-        canvas.quad(sprite, quad, None, middle, lum, h.tint, span)
+    canvas.convex_fixed(fixed[corners], light.colour(wall, middle, lum * 0.8), BUILDING)
+    if abs(px[1, 0] - px[0, 0]) > 2.0:
+        canvas.quad(sprite, px[corners], None, middle, lum, h.tint, span)
 
 
-def _chimney(canvas: Canvas, view: View, h: House, x: float, peak: float, d: float) -> None:
-    s = h.s1 + 0.6 + (h.k % 5) * 0.7
-    if s > h.s2 - 0.5 or s < view.s + 2:
-        return
-    a, b = peak - 0.7, peak + 0.9
-    box = np.array([(s, x - 0.45, a), (s, x + 0.45, a), (s, x + 0.45, b), (s, x - 0.45, b)])
-    canvas.convex(view.project(box), canvas.light.colour((66, 80, 106), d), BUILDING)
-
-
-def _panel(canvas: Canvas, view: View, p: Panel) -> None:
-    s1 = max(p.s1, view.s + NEAR_M * 2)
-    if p.s2 - s1 < 0.1 or p.s1 - view.s > 140:
+def _panel(canvas: Canvas, view: View, p: Panel, px: F64) -> None:
+    s1 = max(p.s1, view.s + OPENING_M)
+    if p.s2 - s1 < 0.1:
         return
     if p.k < 0:
         _hedge(canvas, view, p)
         return
-    h = p.height
-    px = view.project(np.array([(s1, p.x, h), (p.s2, p.x, h), (p.s2, p.x, 0.0), (s1, p.x, 0.0)]))
-    if _outside(canvas, px):
+    if _low(px):
         return
     sprite, _, _ = fence(p.k)
     shown = (s1 - p.s1) / 4
@@ -162,7 +137,7 @@ def _fade(d: float, reach: float) -> float:
 
 def _plant(canvas: Canvas, view: View, p: Plant) -> None:
     d = p.s - view.s
-    if d < _CLOSE_M or d > 200:
+    if d < _CLOSE_M:
         return
     sprite, _, ratio = tree(p.k)
     foot = view.point(p.s, p.x, 0.0)
@@ -176,7 +151,7 @@ def _plant(canvas: Canvas, view: View, p: Plant) -> None:
 
 def _walker(canvas: Canvas, view: View, p: Walker) -> None:
     d = p.s - view.s
-    if d < _CLOSE_M or d > 90:
+    if d < _CLOSE_M:
         return
     tall = (1.58 + 0.3 * ((p.k * 37) % 11) / 10) * view.scale(p.s)
     picture = person(p.k, p.phase % PHASES, p.side)
@@ -187,7 +162,7 @@ def _walker(canvas: Canvas, view: View, p: Walker) -> None:
 
 def _cyclist(canvas: Canvas, view: View, p: Cyclist) -> None:
     d = p.s - view.s
-    if d < _CLOSE_M or d > 100:
+    if d < _CLOSE_M:
         return
     tall = 1.84 * view.scale(p.s)
     picture = rider(p.k, p.phase % PHASES, p.away)
@@ -197,7 +172,7 @@ def _cyclist(canvas: Canvas, view: View, p: Cyclist) -> None:
 
 def _post(canvas: Canvas, view: View, p: Post, style: Style) -> None:
     d = p.s - view.s
-    if d < _CLOSE_M or d > 130 or (p.kind == "bollard" and d > 50):
+    if d < _CLOSE_M:
         return
     light = canvas.light
     g = style.pole_grey

@@ -232,7 +232,7 @@ def fence(k: int) -> tuple[Sprite, float, bool]:
 
 
 def sky(seed: int, cover: float, zenith: BGR, low: BGR, cloud: BGR) -> U8:
-    """A piece of sky, (256, 1024, 4) uint8 BGRA; it tiles sideways. cover: share of cloud, 0..1."""
+    """A piece of sky, (256, 1024, 3) uint8; it tiles sideways. cover: share of cloud, 0..1."""
     h, w = 256, 1024
     field = noise((h, w), ((3, 1.0), (6, 0.55), (13, 0.3), (28, 0.16), (60, 0.08)), seed)
     up = np.linspace(1, 0, h, dtype=np.float32)[:, None]
@@ -243,4 +243,4 @@ def sky(seed: int, cover: float, zenith: BGR, low: BGR, cloud: BGR) -> U8:
     shade = np.clip(1.0 - 0.13 * np.roll(field, 9, axis=0) * up, 0.7, 1.2)
     puff = np.asarray(cloud, np.float32) * shade[..., None]
     mixed = clear + (puff - clear) * density[..., None]
-    return np.concatenate([to_u8(mixed), np.full((h, w, 1), 255, np.uint8)], axis=2)
+    return to_u8(mixed)

@@ -128,6 +128,11 @@ class House:
     tint: BGR
     open_end: bool
 
+    @property
+    def chimney(self) -> float:
+        """The s of its chimney, if it has room for one."""
+        return self.s1 + 0.6 + (self.k % 5) * 0.7
+
 
 @dataclass(frozen=True, slots=True)
 class Plant:
@@ -202,18 +207,34 @@ class Cyclist:
 Thing = House | Plant | Panel | Post | Vehicle | Walker | Cyclist
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Things and the room they take.
+
+    Attributes:
+        boxes: (N, 7) what encloses each, in metres.
+        outlines: of each the world points (M, 3) that it is painted from; None for sprites.
+    """
+
+    things: list[Thing]
+    boxes: F64
+    outlines: list[F64 | None]
+
+
 @dataclass(slots=True)
 class Chunk:
     """What is between s and s + CHUNK_M.
 
     Attributes:
         layers: ground patches, painted in order: cover, roads, pavements, paint.
+        placed: the things as `_drive_sight.placed` gives them.
         crossing: where people cross the road, or None.
     """
 
     s: float
     layers: tuple[list[Patch], ...] = field(default_factory=lambda: ([], [], [], []))
     things: list[Thing] = field(default_factory=list)
+    placed: Placed = field(default_factory=lambda: Placed([], np.zeros((0, 7)), []))
     crossing: float | None = None
 
 

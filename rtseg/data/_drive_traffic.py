@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from rtseg.data._drive_camera import Rig, View
 from rtseg.data._drive_cars import CARS
 from rtseg.data._drive_sprites import PEOPLE, PHASES, RIDERS
 from rtseg.data._drive_things import Chunk, Cyclist, Style, Thing, Vehicle, Walker, rng_for
+
+
+@lru_cache(maxsize=1024)
+def _member(seed: int, kind: int, j: int) -> tuple[float, float, bool, int]:
+    """Road user j of a file: phase of its wandering, shift in gaps, whether it is there, a key."""
+    rng = rng_for(seed, 500 + kind, j)
+    return rng.uniform(0, 6.28), rng.uniform(-0.3, 0.3), rng.random() < 0.8, rng.getrandbits(30)
 
 
 class Traffic:
@@ -41,11 +49,11 @@ class Traffic:
         first = int((view.s - speed * t) // gap) - 1
         out = []
         for j in range(first, first + int(reach / gap) + 3):
-            rng = rng_for(self._seed, 500 + kind, j)
-            wander = 0.12 * gap * math.sin(t * 0.21 + rng.uniform(0, 6.28))
-            s = j * gap + rng.uniform(-0.3, 0.3) * gap + speed * t + wander
-            if -4 < s - view.s < reach and rng.random() < 0.8:
-                out.append((s, rng.getrandbits(30)))
+            turn, shift, present, key = _member(self._seed, kind, j)
+            wander = 0.12 * gap * math.sin(t * 0.21 + turn)
+            s = j * gap + shift * gap + speed * t + wander
+            if present and -4 < s - view.s < reach:
+                out.append((s, key))
         return out
 
     def _cars(self, view: View) -> list[Thing]:

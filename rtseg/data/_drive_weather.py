@@ -98,13 +98,14 @@ class Lens:
         h, w = size_hw
         self.weather = weather
         tile = sky(seed % 1000, weather.cover, weather.zenith, weather.low, weather.cloud)
-        self._sky = np.concatenate([tile, tile], axis=1)
+        # Four channels where the picture is warped: OpenCV warps three at half the pace.
+        self._sky = cv2.cvtColor(np.concatenate([tile, tile], axis=1), cv2.COLOR_BGR2BGRA)
         yy, xx = (axis.astype(np.float32) for axis in np.mgrid[0:h, 0:w])
         far = ((xx / w - 0.5) ** 2 + (yy / h - 0.5) ** 2) * 2
         shade = to_u8(np.asarray((1 - weather.vignette * far) * 255, np.float32))
-        self._vignette = np.asarray(cv2.cvtColor(shade, cv2.COLOR_GRAY2BGRA), np.uint8)
+        self._vignette = np.asarray(cv2.cvtColor(shade, cv2.COLOR_GRAY2BGR), np.uint8)
         rng = np.random.default_rng(seed)
-        grid = rng.standard_normal((h + 64, w + 64, 4), np.float32)
+        grid = rng.standard_normal((h + 64, w + 64, 4), np.float32)[..., :3]
         common = rng.standard_normal((h + 64, w + 64, 1), np.float32)
         grain = np.asarray(weather.noise * (0.5 * grid + 0.8 * common), np.float32)
         self._noise = to_u8(128 + grain)
@@ -117,14 +118,14 @@ class Lens:
     def _streaks(size_hw: tuple[int, int], seed: int) -> U8:
         h, w = size_hw
         rng = random.Random(seed)
-        out = np.zeros((2 * h, w, 4), np.uint8)
+        out = np.zeros((2 * h, w, 3), np.uint8)
         for _ in range(int(260 * rng.uniform(0.5, 1.2))):
             x, y = rng.uniform(0, w), rng.uniform(0, 2 * h)
             length = rng.uniform(0.02, 0.09) * h
             tone = rng.uniform(20, 60)
             a = (round(x * 16), round(y * 16))
             b = (round((x + 0.12 * length) * 16), round((y + length) * 16))
-            cv2.line(out, a, b, (tone, tone, tone, 0), max(1, h // 360), cv2.LINE_AA, 4)
+            cv2.line(out, a, b, (tone, tone, tone), max(1, h // 360), cv2.LINE_AA, 4)
         return out
 
     def paint_sky(self, canvas: Canvas, view: View) -> None:
@@ -137,11 +138,13 @@ class Lens:
         m = np.array([[sx, view.roll * sx, shift], [-view.roll * sy, sy, 256 - sy * horizon]])
         rows = min(h, int(horizon + 0.02 * w) + 4)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        canvas.image[:rows] = cv2.warpAffine(
+        if self.weather.kind == "fog":
+            canvas.image[:rows] = self.weather.light.haze
+            return
+        turned = cv2.warpAffine(
             self._sky, m, (w, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE
         )
-        if self.weather.kind == "fog":
-            canvas.image[:rows] = (*self.weather.light.haze, 255)
+        cv2.cvtColor(turned, cv2.COLOR_BGRA2BGR, dst=canvas.image[:rows])
 
     def wet(self, canvas: Canvas, view: View) -> None:
         """Mirrors what stands above the road in the wet road."""
@@ -160,7 +163,7 @@ class Lens:
         part = canvas.image[top:h]
         share = 0.34 * amount
         mixed = cv2.addWeighted(part, 0.72, mirror, share, 0)
-        np.copyto(part, mixed, where=(canvas.labels[top:h] == ROAD)[..., None])
+        cv2.copyTo(mixed, cv2.inRange(canvas.labels[top:h], ROAD, ROAD), part)
 
     def finish(self, canvas: Canvas, view: View, index: int, rng: random.Random) -> U8:
         """Adds what air and camera do; returns the (H, W, 3) uint8 BGR picture."""
@@ -176,8 +179,9 @@ class Lens:
             zoom = 1 + 0.012 * weather.rush
             cx, cy = view.cx, view.horizon
             m = np.array([[zoom, 0, cx * (1 - zoom)], [0, zoom, cy * (1 - zoom)]])
-            near = cv2.warpAffine(image, m, (w, h), borderMode=cv2.BORDER_REPLICATE)
-            image = cv2.addWeighted(image, 0.55, near, 0.45, 0)
+            four = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
+            near = cv2.warpAffine(four, m, (w, h), borderMode=cv2.BORDER_REPLICATE)
+            image = cv2.addWeighted(image, 0.55, cv2.cvtColor(near, cv2.COLOR_BGRA2BGR), 0.45, 0)
         elif weather.soft:
             image = cv2.blur(image, (2, 2), anchor=(0, 0))
         image = cv2.multiply(image, self._vignette, scale=1 / 255)
@@ -185,7 +189,7 @@ class Lens:
         c = weather.contrast
         black = -128 - 88 * (c - 1)
         image = cv2.addWeighted(image, c, self._noise[a : a + h, b : b + w], 1, black)
-        return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), dtype=np.uint8)
+        return np.ascontiguousarray(image, dtype=np.uint8)
 
     def _glare(self, image: U8, view: View) -> None:
         """A low sun: a bright halo that lifts the blacks."""
@@ -201,4 +205,4 @@ class Lens:
         glow = np.exp(-far / (0.006 * reach)) + 0.3 * np.exp(-far / (0.12 * reach))
         halo = 255 * self.weather.glare * glow
         bright = cv2.resize(to_u8(halo), (w, h), interpolation=cv2.INTER_LINEAR)
-        cv2.add(image, cv2.cvtColor(bright, cv2.COLOR_GRAY2BGRA), dst=image)
+        cv2.add(image, cv2.cvtColor(bright, cv2.COLOR_GRAY2BGR), dst=image)

@@ -11,6 +11,7 @@ import numpy as np
 
 from rtseg.data._drive_cars import CARS
 from rtseg.data._drive_paint import BGR, BUILDING, FENCE, PAVEMENT, ROAD, TREE
+from rtseg.data._drive_sight import placed
 from rtseg.data._drive_sprites import PEOPLE, SIGNS, TREES
 from rtseg.data._drive_sprites import tree as tree_sprite
 from rtseg.data._drive_textures import FACADES, FENCES, facade, fence
@@ -55,6 +56,7 @@ class World:
         self._road(out, rng)
         for right in (0, 1):
             self._side(out, index, right, rng_for(self.seed, 2, index, right))
+        out.placed = placed(out.things)
         return out
 
     def _road(self, out: Chunk, rng: random.Random) -> None:

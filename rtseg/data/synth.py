@@ -19,8 +19,9 @@ from rtseg.data import _drive_street as street
 from rtseg.data._drive_camera import Rig, Road, View
 from rtseg.data._drive_ground import Ground, shadows
 from rtseg.data._drive_paint import BUILDING, SKY, TREE, VOID, Canvas
+from rtseg.data._drive_sight import placed, visible
 from rtseg.data._drive_sprites import skyline
-from rtseg.data._drive_things import CHUNK_M, Chunk, Style, Thing, rng_for
+from rtseg.data._drive_things import CHUNK_M, Chunk, Style, rng_for
 from rtseg.data._drive_traffic import Traffic
 from rtseg.data._drive_weather import WEATHERS, Lens, Weather
 from rtseg.data._drive_world import World
@@ -163,11 +164,11 @@ class Drive:
         self._lens.paint_sky(canvas, view)
         self._backdrop(canvas, view)
         self._ground.patches(canvas, view, chunks)
-        things = self._traffic.at(view, chunks)
-        for chunk in chunks:
-            things += chunk.things
-        self._ground.shade(canvas, view, shadows(things, view, self._weather.light))
-        self._things(canvas, view, things)
+        moving = placed(self._traffic.at(view, chunks))
+        groups = [moving, *(chunk.placed for chunk in chunks)]
+        self._ground.shade(canvas, view, shadows(groups, view, self._weather.light))
+        for thing, outline in visible(groups, view, self.config.size):
+            street.paint(canvas, view, thing, outline, self._style)
         self._lens.wet(canvas, view)
         if self._bonnet:
             self._paint_bonnet(canvas)
@@ -201,16 +202,6 @@ class Drive:
         line = view.horizon + 1
         below = np.array([(left, line - tilt), (right, line + tilt), (right, 2 * h), (left, 2 * h)])
         canvas.convex(below, canvas.light.colour(self._style.grass, 150.0), TREE)
-
-    def _things(self, canvas: Canvas, view: View, things: list[Thing]) -> None:
-        """Paints everything that stands up, from far to near."""
-        order = []
-        for i, thing in enumerate(things):
-            end = street.far_end(thing)
-            if -4 < end - view.s < street.REACH_M + 20:
-                order.append((-end, i))
-        for _, i in sorted(order):
-            street.paint(canvas, view, things[i], self._style)
 
     def _paint_bonnet(self, canvas: Canvas) -> None:
         h, w = canvas.height, canvas.width
