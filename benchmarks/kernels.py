@@ -165,7 +165,8 @@ def main() -> None:
     for (height, width), size in (((540, 960), (384, 480)), ((1080, 1920), (512, 1024))):
         frame = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
         bgr = cv2.resize(frame, (width, height)).astype(np.uint8)
-        labels = (bgr[..., 0] // 24).astype(np.uint8)
+        coarse = network_like(11, height // 4, width // 4)
+        labels = native.upsample_argmax(coarse, (height, width), False)
         case = f"preprocess {height}x{width} to {size[0]}x{size[1]}"
         results.append(measure(case, preprocessors(bgr, size), args.seconds / 2))
         results.append(measure(f"blend {height}x{width}", blenders(bgr, labels), args.seconds / 2))
