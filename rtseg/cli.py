@@ -145,24 +145,48 @@ def evaluate(
     engine: Engine = "auto",
     precision: Precision = "auto",
     size: Size = "auto",
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image too.")] = False,
+    scales: Annotated[
+        str, typer.Option(help="Look at several scales, such as 0.75,1.0,1.25.")
+    ] = "1.0",
+    window: Annotated[
+        str | None,
+        typer.Option(help="Slide a window, HEIGHTxWIDTH, over the image at its own scale."),
+    ] = None,
+    boundary: Annotated[
+        bool, typer.Option("--boundary/--no-boundary", help="Score the contours, boundary F1.")
+    ] = True,
+    confusion: Annotated[
+        list[Path] | None,
+        typer.Option(help="Write the confusion matrix, .png or .csv; may be repeated."),
+    ] = None,
+    worst: Annotated[
+        tuple[int, Path] | None,
+        typer.Option(metavar="N DIR", help="Draw the N images of the lowest mIoU into DIR."),
+    ] = None,
     json_path: Json = None,
 ) -> None:
-    """Measure mIoU and accuracy against the labels of a data set."""
+    """Measure mIoU, accuracy and boundary F1 against the labels of a data set."""
     _check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.data import open_data
-    from rtseg.engine import open_engine
     from rtseg.evaluate import evaluate as evaluate_model
-    from rtseg.segmenter import Segmenter
+    from rtseg.evaluation_report import EvaluationReport
     from rtseg.terminal import Bar, evaluation_table
+    from rtseg.tta import Augmentation, open_segmenter
 
     hw = parse_size(size)
+    augmentation = Augmentation.parse(flip, scales, window, size)
+    report = EvaluationReport(tuple(confusion or ()), worst)
     samples = open_data(data, split)
-    file = load_model(model)
-    segmenter = Segmenter(file, open_engine(file, engine, precision), size=hw)
+    segmenter = open_segmenter(load_model(model), engine, precision, hw, augmentation)
     try:
+        report.prepare()
         with Bar("eval") as bar:
-            evaluation = evaluate_model(segmenter, samples, on_progress=bar.update)
+            evaluation = evaluate_model(
+                segmenter, samples, boundary=boundary, on_progress=bar.update
+            )
+        report.write(evaluation, segmenter, samples)
         result = evaluation.to_dict(segmenter, samples, _command())
     finally:
         segmenter.close()

@@ -7,6 +7,7 @@
     ├── SinkError                 an output that cannot be written
     ├── ModelError                a model file that is missing, truncated or breaks the contract
     ├── DataError                 a data set whose layout, sizes or label values are wrong
+    ├── TrainingError             a run that went wrong: a loss without bounds, a full disk
     ├── EngineError               a runtime that failed to load or to run the model
     └── MissingDependencyError    a package or device this machine does not have
 
@@ -47,6 +48,10 @@ class ModelError(RtsegError):
 
 class DataError(RtsegError):
     """A data set with an unexpected layout, size or label value."""
+
+
+class TrainingError(RtsegError):
+    """A training run that cannot go on; its last good checkpoint is intact."""
 
 
 class EngineError(RtsegError):

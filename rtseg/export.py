@@ -7,6 +7,7 @@ must match PyTorch's.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rtseg import plugins
 from rtseg.artifact import Contract
+from rtseg.data import class_table
 from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
-from rtseg.frame import ClassTable
 from rtseg.models import AUXILIARY_PREFIX
 from rtseg.models._weights import load_weights, read_facts
 from rtseg.models.layers import fuse_batch_norm
@@ -40,8 +41,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: boo
         ModelError: the exported file does not reproduce the network.
     """
     module = plugins.load("rtseg.models", recipe.model.family)
-    data = plugins.load("rtseg.data", recipe.data.val.partition(":")[0])
-    classes = ClassTable(data.CLASSES, data.PALETTE, data.IGNORE_INDEX)
+    classes = class_table(os.path.expandvars(recipe.data.val))
     network = module.build(len(classes), **recipe.model.options)
     load_weights(network, checkpoint)
     contract = Contract(

@@ -39,6 +39,8 @@ class DataRecipe:
         crop_hw: (H, W) of a training crop.
         scale: smallest and largest random scale.
         colour: strength of the colour changes, 0 is off.
+        class_uniform: share of the crops that are sought by a class, each as often as any other.
+        paste: share of the crops into which a rare class of another sample is pasted.
     """
 
     train: tuple[str, ...]
@@ -48,6 +50,8 @@ class DataRecipe:
     crop_hw: tuple[int, int] = (256, 320)
     scale: tuple[float, float] = (0.6, 1.8)
     colour: float = 0.2
+    class_uniform: float = 0.0
+    paste: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,28 @@ class OptimiserRecipe:
 
 
 @dataclass(frozen=True)
+class DistilRecipe:
+    """Whom to learn from besides the labels.
+
+    Attributes:
+        teacher: a model file or shipped name with the same classes; empty for nobody.
+        weight: of its loss beside the labels'.
+        temperature: both logits are divided by it.
+    """
+
+    teacher: str = ""
+    weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training run, complete.
 
     Attributes:
         name: of the model file that comes out.
-        model, data, optimiser: see their classes.
+        model, data, optimiser, distil: see their classes.
+        loss: weights of the criteria by name, see `rtseg.losses.CRITERIA`; empty for cross-entropy.
         seed: of every random draw.
         init: a model file or checkpoint to start from; empty for random weights.
     """
@@ -96,6 +116,8 @@ class Recipe:
     model: ModelRecipe
     data: DataRecipe
     optimiser: OptimiserRecipe
+    distil: DistilRecipe = DistilRecipe()
+    loss: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     init: str = ""
 
@@ -113,7 +135,12 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    sections = {"model": ModelRecipe, "data": DataRecipe, "optimiser": OptimiserRecipe}
+    sections = {
+        "model": ModelRecipe,
+        "data": DataRecipe,
+        "optimiser": OptimiserRecipe,
+        "distil": DistilRecipe,
+    }
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in sections:
@@ -185,6 +212,11 @@ def _check(recipe: Recipe, path: Path) -> None:
     for name in ("steps", "batch", "validate_every", "learning_rate"):
         if not getattr(optimiser, name) > 0:
             raise ConfigError(f"{path}: [optimiser] {name} must be positive")
+    for name in ("class_uniform", "paste"):
+        if not 0 <= getattr(data, name) <= 1:
+            raise ConfigError(f"{path}: [data] {name} must be in 0..1")
+    if not recipe.distil.weight > 0 or not recipe.distil.temperature > 0:
+        raise ConfigError(f"{path}: [distil] weight and temperature must be positive")
     for name in ("warmup_steps", "weight_decay", "workers", "auxiliary_weight"):
         if getattr(optimiser, name) < 0:
             raise ConfigError(f"{path}: [optimiser] {name} must not be negative")

@@ -128,22 +128,40 @@ def models_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def evaluation_table(result: dict[str, Any]) -> None:
-    """IoU per class and the means, in percent."""
-    table = Table("class", "IoU", box=None)
-    table.columns[1].justify = "right"
+    """IoU and boundary F1 per class and the means, in percent."""
+    boundary = result["boundary_f1_per_class"]
+    table = Table("class", "IoU", *(["boundary F1"] if boundary else []), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
     for name, value in result["iou"].items():
-        table.add_row(name, _percent(value))
+        table.add_row(name, _percent(value), *([_percent(boundary[name])] if boundary else []))
     console = Console()
     console.print(table)
+    contours = ""
+    if boundary:
+        contours = (
+            f"boundary F1 {_percent(result['boundary_f1'])} "
+            f"(within {100 * result['boundary_tolerance']:g} % of the diagonal), "
+        )
     console.print(
         f"mIoU {_percent(result['miou'])}, pixel accuracy {_percent(result['pixel_accuracy'])}, "
-        f"mean accuracy {_percent(result['mean_accuracy'])}, "
+        f"mean accuracy {_percent(result['mean_accuracy'])}, {contours}"
         f"frequency-weighted IoU {_percent(result['fw_iou'])} "
         f"({result['frames']} frames of {result['data']} {result['split']}, {result['model']}, "
-        f"{result['engine']} {result['precision']})",
+        f"{result['engine']} {result['precision']}{_augmentation(result['augmentation'])})",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _augmentation(augmentation: dict[str, Any]) -> str:
+    """ ", flip, scales 0.75 1 1.25": what was done beyond one look; empty for nothing."""
+    said = ["", "flip"] if augmentation["flip"] else [""]
+    if augmentation["scales"] != [1.0]:
+        said.append("scales " + " ".join(f"{s:g}" for s in augmentation["scales"]))
+    if augmentation["window"]:
+        said.append("window {}x{}".format(*augmentation["window"]))
+    return ", ".join(said)
 
 
 def bench_table(record: dict[str, Any]) -> None:

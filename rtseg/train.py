@@ -1,7 +1,8 @@
 """`rtseg train`: a recipe in, a checkpoint and a log out.
 
 Deterministic on one device: every draw comes from (seed, step), so a run that is stopped and
-resumed does what one that was never stopped does. Does not know model files; `export` does.
+resumed does what one that was never stopped does. Does not know model files, but for the teacher
+and the start; `export` writes them.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ import os
 import pickle
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from rtseg import plugins
-from rtseg.data import DataSet, Sample, open_data
-from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation, augment
-from rtseg.errors import ConfigError
-from rtseg.frame import ImageBGR
-from rtseg.losses import log_class_weights, segmentation_loss
+from rtseg.artifact import load_model
+from rtseg.batches import Batch, batches, normalise, resized, to_tensor
+from rtseg.data import DataSet, open_data
+from rtseg.data.draws import Batches, Draws
+from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation
+from rtseg.engine.eager import build_network
+from rtseg.errors import ConfigError, TrainingError
+from rtseg.files import replacing
+from rtseg.losses import check_terms, distillation_loss, log_class_weights, segmentation_loss
 from rtseg.metrics import Confusion
 from rtseg.models._weights import load_weights, save_weights, start_from_model_file
 from rtseg.recipe import Recipe
@@ -40,109 +43,263 @@ def train(
     directory: Path,
     *,
     resume: bool = True,
+    skip_bad: bool = False,
     progress: Callable[[str], None] = print,
+    on_step: Callable[[int, int, str], None] = lambda step, steps, note: None,
 ) -> Path:
     """Trains a network and returns the path of the best checkpoint, its averaged weights.
 
     Writes `last.pt` (everything needed to resume), `best.safetensors` and `log.jsonl` to
-    `directory`. With `resume`, an existing `last.pt` is continued.
+    `directory`. With `resume`, an existing `last.pt` is continued. Under `torchrun` all processes
+    train together, and the first one writes.
+
+    Args:
+        skip_bad: leave out samples that cannot be read, saying so once for each.
+        progress: gets a line at each validation.
+        on_step: gets the step, how many there are, and the loss, after each step.
 
     Raises:
-        ConfigError, DataError: before the first step.
+        ConfigError, DataError: before the first step; DataError also at an unreadable sample.
+        TrainingError: the loss is not finite any more, or a checkpoint cannot be written.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    precision: Any = "bf16-mixed" if _has_fast_bf16() else "32-true"
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    for name in ("lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    fabric = _fabric()
     torch.manual_seed(recipe.seed)
     data = [open_data(_expanded(spec), "train") for spec in recipe.data.train]
     val = open_data(_expanded(recipe.data.val), "val")
-    classes = val.classes
-    if any(d.classes.names != classes.names for d in data):
+    check_terms(recipe.loss or {"cross_entropy": 1.0})
+    if any(d.classes.names != val.classes.names for d in data):
         raise ConfigError("the data sets of a recipe must have the same classes, in the same order")
-
-    network = plugins.load("rtseg.models", recipe.model.family).build(
-        len(classes), **recipe.model.options
-    )
-    if recipe.init:
-        _start(network, Path(_expanded(recipe.init)), data[0])
-    network = network.to(memory_format=torch.channels_last)
-    options = recipe.optimiser
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(network, options.weight_decay), lr=options.learning_rate
-    )
-    average = _copy_state(network)
-    network, optimiser = fabric.setup(network, optimiser)
-
+    trainer = _Trainer(recipe, directory, fabric, data, val)
+    if not fabric.is_global_zero:
+        progress, on_step = (lambda line: None), (lambda step, steps, note: None)
     directory.mkdir(parents=True, exist_ok=True)
-    last, best = directory / "last.pt", directory / "best.safetensors"
-    step, best_miou = 0, -1.0
-    if resume and last.is_file():
+    if resume and trainer.last.is_file():
+        trainer.resume()
+        progress(f"resumed at step {trainer.step}")
+    crops = Batches(
+        _draws(recipe, data, skip_bad),
+        trainer.step,
+        recipe.optimiser.steps,
+        recipe.optimiser.batch,
+        fabric.global_rank,
+        fabric.world_size,
+    )
+    began, first_step, losses = time.monotonic(), trainer.step, []
+    for batch in batches(crops, recipe.optimiser.workers, fabric.device):
+        for line in batch.bad:
+            progress(f"left out: {line}")
+        losses.append(trainer.learn(batch))
+        pace = (time.monotonic() - began) / (trainer.step - first_step)
+        steps = recipe.optimiser.steps
+        on_step(trainer.step, steps, f"loss {losses[-1]:.3f}, {pace:.2f} s per step")
+        if trainer.step % recipe.optimiser.validate_every == 0 or trainer.step == steps:
+            record = {"loss": round(float(np.mean(losses)), 4), "step_seconds": round(pace, 3)}
+            record = trainer.validate(record)
+            progress(f"{json.dumps(record)} eta {pace * (steps - trainer.step) / 60:.0f} min")
+            losses = []
+    return trainer.best
+
+
+class _Trainer:
+    """The state of a run: network, its running average, optimiser, step, best result."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: Path,
+        fabric: Fabric,
+        data: Sequence[DataSet],
+        val: DataSet,
+    ) -> None:
+        self.recipe, self.fabric, self.val = recipe, fabric, val
+        self.last, self.best = directory / "last.pt", directory / "best.safetensors"
+        self.log = directory / "log.jsonl"
+        options = recipe.optimiser
+        network: nn.Module = plugins.load("rtseg.models", recipe.model.family).build(
+            len(val.classes), **recipe.model.options
+        )
+        if recipe.init:
+            _start(network, Path(_expanded(recipe.init)), data[0])
+        self.teacher = _Teacher(recipe, val, fabric) if recipe.distil.teacher else None
+        network = _channels_last(network)
+        optimiser = torch.optim.AdamW(
+            _parameter_groups(network, options.weight_decay), lr=options.learning_rate
+        )
+        self.average = {k: v.to(fabric.device) for k, v in _copy_state(network).items()}
+        self.network, self.optimiser = fabric.setup(network, optimiser)
+        self.step, self.best_miou = 0, -1.0
+        self.class_weights: Tensor | None = None
+        if options.class_weight_offset:
+            frequency = _class_frequency(data[0], len(val.classes))
+            weights = log_class_weights(frequency, options.class_weight_offset)
+            self.class_weights = weights.to(fabric.device)
+
+    def resume(self) -> None:
+        """Takes up `last.pt`."""
         try:
-            state = torch.load(last, map_location=fabric.device, weights_only=True)
-            network.load_state_dict(state["network"])
-            optimiser.load_state_dict(state["optimiser"])
+            state = torch.load(self.last, map_location=self.fabric.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.optimiser.load_state_dict(state["optimiser"])
         except (RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as error:
             raise ConfigError(
-                f"{last}: no checkpoint of this recipe's network: "
+                f"{self.last}: no checkpoint of this recipe's network: "
                 "choose another --out, or --no-resume"
             ) from error
-        average, step, best_miou = state["average"], state["step"], state["best_miou"]
-        progress(f"resumed at step {step}")
-    weights = None
-    if options.class_weight_offset:
-        frequency = _class_frequency(data[0], len(classes))
-        weights = log_class_weights(frequency, options.class_weight_offset).to(fabric.device)
+        self.average, self.step = state["average"], state["step"]
+        self.best_miou = state["best_miou"]
 
-    began, first_step, losses = time.monotonic(), step, []
-    for images, labels in _batches(recipe, data, step, fabric.device):
-        rate = _learning_rate(recipe, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        network.train()
-        torch.manual_seed(_seed_of_step(recipe.seed, step))  # dropout's draws
+    def learn(self, batch: Batch) -> float:
+        """One optimiser step; returns its loss."""
+        options = self.recipe.optimiser
+        for group in self.optimiser.param_groups:
+            group["lr"] = _learning_rate(self.recipe, self.step)
+        self.network.train()
+        # Dropout's draws: of the step and the process alone.
+        torch.manual_seed(_seed_of(self.recipe.seed, self.step, self.fabric.global_rank))
+        outputs = self.network(batch.images)
         loss = segmentation_loss(
-            network(images),
-            labels,
-            ignore_index=classes.ignore_index,
-            class_weights=weights,
+            outputs,
+            batch.labels,
+            ignore_index=self.val.classes.ignore_index,
+            class_weights=self.class_weights,
             auxiliary_weight=options.auxiliary_weight,
+            terms=self.recipe.loss or None,
         )
-        optimiser.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        fabric.clip_gradients(network, optimiser, max_norm=options.clip_norm)
-        optimiser.step()
-        step += 1
-        _update_average(average, network, min(options.ema_decay, (1 + step) / (10 + step)))
-        losses.append(float(loss.detach()))
-        if step % options.validate_every == 0 or step == options.steps:
-            miou, per_class = _validate(network, average, val, recipe, fabric.device)
-            pace = (time.monotonic() - began) / (step - first_step)
-            record = {
-                "step": step,
-                "loss": round(float(np.mean(losses)), 4),
-                "val_miou": round(miou, 4),
-                "val_iou": [round(v, 3) for v in per_class],
-                "learning_rate": rate,
-                "step_seconds": round(pace, 3),
-            }
-            with (directory / "log.jsonl").open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            progress(f"{json.dumps(record)} eta {pace * (options.steps - step) / 60:.0f} min")
-            losses = []
-            if miou > best_miou:
-                best_miou = miou
-                save_weights(average, best, step=step, miou=miou)
-            _save(
-                {
-                    "network": network.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "average": average,
-                    "step": step,
-                    "best_miou": best_miou,
-                },
-                last,
+        if self.teacher is not None:
+            loss = loss + self.teacher.loss(outputs[0], batch.images)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            kept = f"{self.last} holds the last good one" if self.last.is_file() else "none is kept"
+            raise TrainingError(
+                f"the loss is {value} at step {self.step + 1}, on {', '.join(batch.names)}: "
+                f"lower the learning rate or look at these samples; of checkpoints, {kept}"
             )
-    return best
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=options.clip_norm)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(options.ema_decay, (1 + self.step) / (10 + self.step))
+        _update_average(self.average, self.network, decay)
+        return value
+
+    def validate(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Measures the averaged weights, writes log and checkpoints; returns the log's line."""
+        miou, per_class = self._measure()
+        record = {
+            "step": self.step,
+            **record,
+            "val_miou": round(miou, 4),
+            "val_iou": [round(v, 3) for v in per_class],
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+        }
+        better = miou > self.best_miou
+        self.best_miou = max(miou, self.best_miou)
+        if self.fabric.is_global_zero:
+            try:
+                with self.log.open("a") as log:
+                    log.write(json.dumps(record) + "\n")
+                if better:
+                    save_weights(self.average, self.best, step=self.step, miou=miou)
+                self._save()
+            except (OSError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise TrainingError(
+                    f"{self.last.parent}: cannot write the checkpoint of step {self.step} "
+                    f"({reason}): free some space and run it again; the one before is intact"
+                ) from error
+        self.fabric.barrier()
+        return record
+
+    def _measure(self) -> tuple[float, list[float]]:
+        """mIoU and IoU per class, at the labels' own size; the processes share the samples."""
+        own = _copy_state(self.network)
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        confusion = Confusion(len(self.val.classes))
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        with torch.inference_mode():
+            for sample in self.val.samples[rank::world]:
+                image, labels = sample.load()
+                rgb = to_tensor(resized(image, self.recipe.data.input_hw))
+                logits = self.network(normalise(rgb[None].to(self.fabric.device))).float()
+                full = nn.functional.interpolate(
+                    logits, size=labels.shape, mode="bilinear", align_corners=True
+                )
+                confusion.add(labels, full.argmax(1)[0].to(torch.uint8).cpu().numpy())
+        counts = torch.from_numpy(confusion.matrix).to(self.fabric.device)
+        summed: Any = self.fabric.all_reduce(counts, reduce_op="sum")
+        confusion.matrix = summed.cpu().numpy()
+        self.network.load_state_dict(own)
+        return confusion.mean_iou(), [float(v) for v in confusion.iou()]
+
+    def _save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "best_miou": self.best_miou,
+        }
+        with replacing(self.last) as partial:
+            torch.save(state, partial)
+
+
+class _Teacher:
+    """A trained, larger network whose logits the pupil learns to give (Hinton et al., 2015)."""
+
+    def __init__(self, recipe: Recipe, val: DataSet, fabric: Fabric) -> None:
+        file = load_model(_expanded(recipe.distil.teacher))
+        if file.contract.classes.names != val.classes.names:
+            raise ConfigError(f"{file.path}: the teacher must have the classes of the data sets")
+        self._network = _channels_last(build_network(file)).to(fabric.device)
+        self._fabric, self._options = fabric, recipe.distil
+        # Of the pupil's normalised images to the teacher's: x * scale + shift, per channel.
+        mean, std = torch.tensor(file.contract.mean), torch.tensor(file.contract.std)
+        scale = torch.tensor(STD_RGB) / std
+        shift = (torch.tensor(MEAN_RGB) - mean) / std
+        self._scale = scale[:, None, None].to(fabric.device)
+        self._shift = shift[:, None, None].to(fabric.device)
+
+    def loss(self, logits: Tensor, images: Tensor) -> Tensor:
+        """The weighted distance of the pupil's logits to the teacher's on the same images."""
+        with torch.no_grad(), self._fabric.autocast():
+            target = self._network(images * self._scale + self._shift)
+        options = self._options
+        return options.weight * distillation_loss(logits, target, temperature=options.temperature)
+
+
+def _fabric() -> Fabric:
+    """One process on one device, or, under torchrun, as many as it started."""
+    precision: Any = "bf16-mixed" if _has_fast_bf16() else "32-true"
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    fabric = Fabric(
+        accelerator="auto",
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _draws(recipe: Recipe, data: Sequence[DataSet], skip_bad: bool) -> Draws:
+    options = recipe.data
+    return Draws(
+        data,
+        options.share,
+        Augmentation(options.input_hw, options.crop_hw, scale=options.scale, colour=options.colour),
+        seed=recipe.seed,
+        class_uniform=options.class_uniform,
+        paste=options.paste,
+        skip_bad=skip_bad,
+    )
 
 
 def _expanded(text: str) -> str:
@@ -160,85 +317,12 @@ def _start(network: nn.Module, path: Path, data: DataSet) -> None:
         load_weights(network, path)
         return
     chosen = data.samples[:: max(1, len(data.samples) // 8)][:8]
-    images = [_to_tensor(_resized(sample.load()[0], (384, 480))) for sample in chosen]
-    start_from_model_file(network, path, _normalise(torch.stack(images)))
+    images = [to_tensor(resized(sample.load()[0], (384, 480))) for sample in chosen]
+    start_from_model_file(network, path, normalise(torch.stack(images)))
 
 
-def _resized(bgr: ImageBGR, size: tuple[int, int]) -> ImageBGR:
-    return cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-
-
-def _to_tensor(bgr: ImageBGR) -> Tensor:
-    """(3, H, W) uint8 RGB of an (H, W, 3) uint8 BGR image."""
-    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1)))
-
-
-def _normalise(rgb: Tensor) -> Tensor:
-    """(N, 3, H, W) float32, channels last, of uint8 RGB."""
-    mean = 255.0 * torch.tensor(MEAN_RGB, device=rgb.device)[:, None, None]
-    std = 255.0 * torch.tensor(STD_RGB, device=rgb.device)[:, None, None]
-    return ((rgb.float() - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-class _Draws(Dataset[tuple[Tensor, Tensor]]):
-    """Sample number i of the endless stream of training crops; a function of (seed, i) alone."""
-
-    def __init__(self, recipe: Recipe, data: list[DataSet], first: int) -> None:
-        self.recipe = recipe
-        self.data = data
-        self.first = first
-        self.length = max(0, recipe.optimiser.steps * recipe.optimiser.batch - first)
-        sizes = np.array([len(d.samples) for d in data], float)
-        share = np.array(recipe.data.share or sizes, float)
-        self.share = share / share.sum()
-        self.augmentation = Augmentation(
-            recipe.data.input_hw,
-            recipe.data.crop_hw,
-            scale=recipe.data.scale,
-            colour=recipe.data.colour,
-        )
-        self.cache: dict[tuple[int, int], tuple[Any, Any]] = {}
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        cv2.setNumThreads(1)
-        number = self.first + position
-        rng = np.random.default_rng((self.recipe.seed, number))
-        which = int(rng.choice(len(self.data), p=self.share))
-        chosen = self.data[which]
-        index = int(rng.integers(len(chosen.samples)))
-        image, labels = self._load(which, index, chosen.samples[index])
-        image, labels = augment(image, labels, self.augmentation, chosen.classes.ignore_index, rng)
-        return _to_tensor(image), torch.from_numpy(labels)
-
-    def _load(self, which: int, index: int, sample: Sample) -> tuple[Any, Any]:
-        key = (which, index)
-        if key not in self.cache:
-            if len(self.cache) >= 4000:
-                return sample.load()
-            self.cache[key] = sample.load()
-        return self.cache[key]
-
-
-def _batches(
-    recipe: Recipe, data: list[DataSet], step: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (N, 3, h, w) float32 and labels (N, h, w) int64, from `step` on."""
-    options = recipe.optimiser
-    loader = DataLoader(
-        _Draws(recipe, data, step * options.batch),
-        batch_size=options.batch,
-        num_workers=options.workers,
-        prefetch_factor=4 if options.workers else None,
-    )
-    for rgb, labels in loader:
-        yield _normalise(rgb.to(device)), labels.to(device).long()
-
-
-def _seed_of_step(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:
@@ -271,29 +355,9 @@ def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float
             average[key].copy_(value)
 
 
-@torch.inference_mode()
-def _validate(
-    network: nn.Module,
-    average: dict[str, Tensor],
-    val: DataSet,
-    recipe: Recipe,
-    device: torch.device,
-) -> tuple[float, list[float]]:
-    """mIoU and IoU per class of the averaged weights, at the labels' own size."""
-    own = _copy_state(network)
-    network.load_state_dict(average)
-    network.eval()
-    confusion = Confusion(len(val.classes))
-    for sample in val.samples:
-        image, labels = sample.load()
-        rgb = _to_tensor(_resized(image, recipe.data.input_hw))
-        logits = network(_normalise(rgb[None].to(device))).float()
-        full = nn.functional.interpolate(
-            logits, size=labels.shape, mode="bilinear", align_corners=True
-        )
-        confusion.add(labels, full.argmax(1)[0].to(torch.uint8).cpu().numpy())
-    network.load_state_dict(own)
-    return confusion.mean_iou(), [float(v) for v in confusion.iou()]
+def _channels_last(network: nn.Module) -> nn.Module:
+    """The layout in which convolutions are fastest, on a CPU and on CUDA alike."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # untyped in torch
 
 
 def _class_frequency(data: DataSet, num_classes: int) -> Tensor:
@@ -303,13 +367,6 @@ def _class_frequency(data: DataSet, num_classes: int) -> Tensor:
         counts += np.bincount(sample.load()[1].ravel(), minlength=256)
     kept = counts[:num_classes].astype(np.float64)
     return torch.from_numpy(kept / max(kept.sum(), 1.0)).float()
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Writes beside the target first, so that an interrupted write loses no older checkpoint."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
 def _has_fast_bf16() -> bool:

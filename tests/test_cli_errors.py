@@ -154,7 +154,7 @@ def test_a_model_without_contract_runs_with_its_classes(
 
 def test_bad_data(rtseg_command: Rtseg, tiny_path: Path, camvid_like: Path, tmp_path: Path) -> None:
     evaluate = ["eval", "--model", tiny_path, "--data"]
-    assert "unknown data 'kitti'" in refusal(rtseg_command(*evaluate, "kitti:x"))
+    assert "unknown data 'camvit'" in refusal(rtseg_command(*evaluate, "camvit:x"))
     assert "has no split 'val'" in refusal(rtseg_command(*evaluate, f"camvid:{tmp_path}"))
     good = f"camvid:{camvid_like}"
     assert "unknown split 'dev'" in refusal(rtseg_command(*evaluate, good, "--split", "dev"))

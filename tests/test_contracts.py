@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from _data_trees import TREES, plant
 
 from rtseg import engine as engines
 from rtseg import plugins
 from rtseg.artifact import Contract, ModelFile
-from rtseg.data import open_data
+from rtseg.data import DataSet, class_table, open_data
 from rtseg.engine import PRECISIONS, open_engine
 from rtseg.errors import ConfigError, RtsegError
 from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap
@@ -329,27 +331,49 @@ def test_an_exported_network_is_the_network(family: str, tmp_path: Path) -> None
 # Data sets
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_a_data_set_states_its_classes(name: str) -> None:
-    module = plugins.load("rtseg.data", name)
-    table = ClassTable(module.CLASSES, module.PALETTE, module.IGNORE_INDEX)
+@pytest.fixture(params=DATA_SETS)
+def data_spec(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each data set, on a tiny tree of its own layout if it needs any files."""
+    name = request.param
+    if name in TREES:
+        return f"{name}:{plant(name, tmp_path)}"
+    assert not attempt(partial(open_data, f"{name}:", "val"))[1], f"give {name} a tree in TREES"
+    return f"{name}:"
+
+
+def test_a_data_set_states_its_classes(data_spec: str) -> None:
+    table = class_table(data_spec)
+    assert table == open_data(data_spec, "val").classes
     assert len(set(table.palette_rgb)) == len(table)
     assert table.ignore_index >= len(table)
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_the_samples_of_a_data_set_fit_its_classes(name: str) -> None:
-    root = SHARED / name
-    try:
-        data = open_data(f"{name}:{root if root.is_dir() else ''}", "val")
-    except RtsegError as error:
-        pytest.skip(f"{name} is not on this machine: {error}")
+def check_samples(data: DataSet) -> None:
     assert len({s.name for s in data.samples}) == len(data.samples)
     allowed = {*range(len(data.classes)), data.classes.ignore_index}
     for sample in data.samples[:: max(1, len(data.samples) // 3)]:
         image, labels = sample.load()
         Frame(np.ascontiguousarray(image), 0, 0.0, 0.0, labels)  # checks shapes and types
         assert {int(v) for v in np.unique(labels)} <= allowed
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_samples_of_a_data_set_fit_its_classes(data_spec: str, split: str) -> None:
+    check_samples(open_data(data_spec, split))
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_the_published_samples_of_a_data_set_fit_its_classes(name: str) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{name} is not on this machine")
+    check_samples(open_data(f"{name}:{SHARED / name}", "val"))
+
+
+def test_samples_go_to_worker_processes(data_spec: str) -> None:
+    sample = open_data(data_spec, "train").samples[0]
+    image, labels = pickle.loads(pickle.dumps(sample)).load()
+    assert np.array_equal(image, sample.load()[0])
+    assert np.array_equal(labels, sample.load()[1])
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

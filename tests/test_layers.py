@@ -18,21 +18,22 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 # From the bottom. A package stands for all its files; a new module needs a place here.
 LAYERS = (
     {"errors"},
-    {"config", "frame", "machine", "plugins", "queues", "recipe", "timing"},
+    {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "artifact", "metrics", "losses", "models", "data", "sink"},
-    {"overlay", "engine", "source", "tally"},
+    {"batches", "overlay", "engine", "source", "tally"},
     {"segmenter"},
+    {"tta"},
     {"pipeline", "evaluate", "export", "train", "build", "doctor", "zoo"},
-    {"bench"},
+    {"bench", "evaluation_report"},
     {"terminal"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-# Who may import what takes seconds to load or is not always installed. `losses` and
-# `models/_weights` are part of training.
+# Who may import what takes seconds to load or is not always installed. `losses`,
+# `batches` and `models/_weights` are part of training.
 ALLOWED = {
-    "torch": ("engine/eager.py", "export.py", "train.py", "losses.py", "models/"),
+    "torch": ("engine/eager.py", "export.py", "train.py", "batches.py", "losses.py", "models/"),
     "lightning": ("train.py", "cli.py"),
     "tensorrt": ("engine/trt.py", "build.py", "native/"),
     "tensorrt_rtx": ("engine/trt.py", "build.py", "native/"),
@@ -40,6 +41,7 @@ ALLOWED = {
     "openvino": ("engine/ov.py",),
     "onnxruntime": ("engine/ort.py", "export.py"),
     "onnx": ("engine/eager.py", "export.py", "models/_weights.py", "cli.py"),
+    "matplotlib": ("evaluation_report.py",),
     "typer": ("cli.py",),
     "rich": ("terminal.py",),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rtseg.frame import Labels
-from rtseg.metrics import Confusion
+from rtseg.metrics import BoundaryF1, Confusion
 
 
 def labels(*values: int) -> Labels:
@@ -96,7 +98,9 @@ def test_pictures_add_up() -> None:
     together, apart = Confusion(11), Confusion(11)
     together.add(truth.reshape(-1, 30), prediction.reshape(-1, 30))
     for t, p in zip(truth, prediction, strict=True):
-        apart.add(t, p)
+        one = Confusion(11)
+        one.add(t, p)
+        apart.merge(one)
     assert np.array_equal(together.matrix, apart.matrix)
     assert np.array_equal(together.missed, apart.missed)
 
@@ -111,3 +115,117 @@ def test_all_255_classes() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"expected \(1, 2\) like the truth, got \(1, 3\)"):
         Confusion(2).add(labels(0, 1), labels(0, 1, 1))
+
+
+# Contours. A picture of 120x160 has a diagonal of 200: the tolerance is 1.5 pixels.
+
+
+def halves(column: int, left: int = 0, right: int = 1) -> Labels:
+    """(120, 160): one class left of the column, another from it on."""
+    picture = np.full((120, 160), right, np.uint8)
+    picture[:, :column] = left
+    return picture
+
+
+def boundary_of(truth: Labels, prediction: Labels, classes: int = 2) -> BoundaryF1:
+    boundary = BoundaryF1(classes)
+    boundary.add(truth, prediction)
+    return boundary
+
+
+@pytest.mark.parametrize(("shift", "score"), [(0, 1.0), (1, 1.0), (-1, 1.0), (2, 0.0), (-2, 0.0)])
+def test_a_contour_may_be_off_by_the_tolerance(shift: int, score: float) -> None:
+    boundary = boundary_of(halves(80), halves(80 + shift))
+    assert boundary.per_class().tolist() == [score, score]
+    assert boundary.mean() == score
+
+
+def test_boundary_precision_and_recall_by_hand() -> None:
+    # The prediction has the true contour, and one of the same length where there is none.
+    prediction = halves(80)
+    prediction[:, :40] = 1
+    # Class 0: precision 1/2, recall 1. Class 1: the same.
+    assert boundary_of(halves(80), prediction).per_class() == pytest.approx([2 / 3, 2 / 3])
+    # The other way round recall is 1/2.
+    assert boundary_of(prediction, halves(80)).per_class() == pytest.approx([2 / 3, 2 / 3])
+
+
+def test_the_tolerance_grows_with_the_picture() -> None:
+    def shifted(scale: int) -> float:
+        truth, prediction = (
+            np.kron(halves(c), np.ones((scale, scale), np.uint8)) for c in (80, 81)
+        )
+        return boundary_of(truth, prediction).mean()
+
+    assert [shifted(1), shifted(2), shifted(4)] == [1.0, 1.0, 1.0]
+
+
+def test_a_class_missed_or_made_up_scores_zero_and_one_nowhere_is_left_out() -> None:
+    boundary = boundary_of(halves(80, 0, 1), halves(80, 0, 2), classes=4)
+    assert boundary.per_class()[:3].tolist() == [1.0, 0.0, 0.0]
+    assert np.isnan(boundary.per_class()[3])
+    assert boundary.mean() == pytest.approx(1 / 3)
+
+
+def test_boundary_means_over_classes_then_pictures() -> None:
+    boundary = BoundaryF1(3)
+    boundary.add(halves(80, 0, 1), halves(80, 0, 1))  # two classes at 1
+    boundary.add(halves(80, 0, 2), halves(80, 0, 1))  # 0 at 1, 1 and 2 at 0
+    assert boundary.per_class().tolist() == [1.0, 0.5, 0.0]
+    assert boundary.mean() == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_a_picture_of_one_class_has_no_contour_to_judge() -> None:
+    plain = np.zeros((120, 160), np.uint8)
+    boundary = boundary_of(plain, plain)
+    assert np.isnan(boundary.per_class()).all()
+    assert np.isnan(boundary.mean())
+
+
+def test_the_border_to_an_ignored_area_may_be_predicted_but_need_not_be() -> None:
+    truth = halves(80, 0, 255)
+    assert np.isnan(boundary_of(truth, np.zeros_like(truth)).mean())  # nothing is asked for
+    on_it = boundary_of(truth, halves(80, 0, 1))
+    assert on_it.per_class()[0] == 1.0
+    assert np.isnan(on_it.per_class()[1])  # drawn in the ignored area only
+    assert boundary_of(truth, halves(40, 0, 1)).mean() == 0.0
+    # A true contour that is found within the ignored area counts as found.
+    truth = halves(80)
+    truth[:, 80:81] = 255
+    assert boundary_of(truth, halves(80)).mean() == 1.0
+
+
+def brute_force(truth: Labels, prediction: Labels, classes: int) -> list[float]:
+    """F1 by the distances between all pairs of contour points; nothing is ignored."""
+
+    def contour(labels: Labels, index: int) -> NDArray[np.float64]:
+        padded = np.pad(labels, 1, mode="edge")
+        around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        edge = np.logical_or.reduce([n != labels for n in around])
+        return np.argwhere(edge & (labels == index)).astype(np.float64)
+
+    scores = []
+    for index in range(classes):
+        a, b = contour(truth, index), contour(prediction, index)
+        near = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1)) < 0.0075 * np.hypot(
+            *truth.shape
+        )
+        recall, precision = near.any(axis=1).mean(), near.any(axis=0).mean()
+        scores.append(2 * precision * recall / (precision + recall))
+    return scores
+
+
+@pytest.mark.parametrize("size", [(45, 60), (240, 320), (301, 170)])
+def test_boundary_f1_is_that_of_all_pairs_of_points(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(size))
+    coarse = rng.integers(0, 3, (4, 5), np.uint8)
+    truth = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    prediction = np.roll(truth, (2, 3), (0, 1))
+    prediction[rng.random(size) < 0.01] = 1
+    got = boundary_of(truth, prediction, 3)
+    assert got.per_class() == pytest.approx(brute_force(truth, prediction, 3))
+
+
+def test_boundary_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"expected \(1, 2\) like the truth, got \(1, 3\)"):
+        BoundaryF1(2).add(labels(0, 1), labels(0, 1, 1))

@@ -71,15 +71,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_recipe: Recipe, tmp_path: P
     class StopHereError(Exception):
         pass
 
-    lines: list[str] = []
-
-    def interrupt(line: str) -> None:
-        lines.append(line)
-        if len(lines) == 2:  # at the second validation, after the checkpoint of the first
+    def interrupt(step: int, steps: int, note: str) -> None:
+        if step == 3:  # a step after the checkpoint
             raise StopHereError
 
     with pytest.raises(StopHereError):
-        train(tiny_recipe, tmp_path / "parts", progress=interrupt)
+        train(tiny_recipe, tmp_path / "parts", progress=print, on_step=interrupt)
     assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["step"] == 2
     assert run(tiny_recipe, tmp_path / "parts")[0] == "resumed at step 2"
 

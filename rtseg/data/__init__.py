@@ -1,7 +1,8 @@
 """Data sets. One file per data set, each with CLASSES, PALETTE, IGNORE_INDEX and `samples`.
 
 `samples(root, split)` gives a list of `Sample`; `open_data` reads a spec such as
-"camvid:DIR" or "synth:seed=1,frames=200".
+"camvid:DIR" or "synth:seed=1,frames=200". A data set whose classes depend on its directory has
+`classes(root) -> ClassTable` in place of the three constants.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rtseg import plugins
 from rtseg.errors import DataError
 from rtseg.frame import ClassTable, ImageBGR, Labels
 
-NO_PLUGINS = ("transforms",)
+NO_PLUGINS = ("transforms", "draws")
 """Files beside the data sets."""
 
 
@@ -55,8 +56,25 @@ def open_data(spec: str, split: str) -> DataSet:
     """
     name, _, root = spec.partition(":")
     module = plugins.load(__name__, name)
-    classes = ClassTable(module.CLASSES, module.PALETTE, module.IGNORE_INDEX)
+    classes = class_table(spec)
     samples = module.samples(root, split)
     if not samples:
         raise DataError(f"{spec}: split {split!r} has no samples")
     return DataSet(name, split, classes, samples)
+
+
+def class_table(spec: str) -> ClassTable:
+    """Names, colours and ignore index of a data set, by its spec NAME:ROOT.
+
+    ROOT is looked at only where the classes depend on it.
+
+    Raises:
+        ConfigError: there is no such data set; lists those there are.
+        DataError: the directory does not say what its classes are.
+    """
+    name, _, root = spec.partition(":")
+    module = plugins.load(__name__, name)
+    if hasattr(module, "classes"):
+        table: ClassTable = module.classes(root)
+        return table
+    return ClassTable(module.CLASSES, module.PALETTE, module.IGNORE_INDEX)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.data import Sample
+from rtseg.data._pairs import Codes, check_same_size, check_split, images_in, pairs, read_image
 from rtseg.errors import DataError
 from rtseg.frame import ImageBGR, Labels
 
@@ -87,12 +87,11 @@ def _colour_table() -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class CamVidSample:
-    """One still with its annotation."""
+class ColourPair:
+    """One still with its annotation in the original colours."""
 
     image_path: Path
     labels_path: Path
-    colours: bool
 
     @property
     def name(self) -> str:
@@ -100,32 +99,11 @@ class CamVidSample:
 
     def load(self) -> tuple[ImageBGR, Labels]:
         """(H, W, 3) uint8 BGR and (H, W) uint8; DataError names the file that is wrong."""
-        image = cv2.imread(str(self.image_path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{self.image_path}: not a readable image")
-        mode = cv2.IMREAD_COLOR if self.colours else cv2.IMREAD_UNCHANGED
-        labels = cv2.imread(str(self.labels_path), mode)
-        if labels is None:
-            raise DataError(f"{self.labels_path}: not a readable image")
-        if self.colours:
-            blue, green, red = (labels[:, :, i].astype(np.int32) for i in range(3))
-            labels = _colour_table()[red << 16 | green << 8 | blue]
-        if labels.ndim != 2 or labels.dtype != np.uint8:
-            raise DataError(
-                f"{self.labels_path}: expected an 8-bit image with one channel of class indices, "
-                f"got {labels.shape} {labels.dtype}"
-            )
-        if labels.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.labels_path}: labels are {labels.shape[0]}x{labels.shape[1]}, "
-                f"the image is {image.shape[0]}x{image.shape[1]}"
-            )
-        if labels.max() > IGNORE_INDEX:
-            raise DataError(
-                f"{self.labels_path}: label value {int(labels.max())} is unknown: "
-                f"expected 0 to 10, or {IGNORE_INDEX} for unlabelled"
-            )
-        return image.astype(np.uint8, copy=False), labels.astype(np.uint8, copy=False)
+        image, colours = read_image(self.image_path), read_image(self.labels_path)
+        blue, green, red = (colours[:, :, i].astype(np.int32) for i in range(3))
+        labels = _colour_table()[red << 16 | green << 8 | blue]
+        check_same_size(labels, self.labels_path, image)
+        return image, labels
 
 
 def samples(root: str, split: str) -> list[Sample]:
@@ -134,28 +112,16 @@ def samples(root: str, split: str) -> list[Sample]:
     Raises:
         DataError: the split is unknown, or the directory shows neither layout.
     """
-    if split not in _SPLITS:
-        raise DataError(f"camvid: unknown split {split!r}: choose one of {', '.join(_SPLITS)}")
+    check_split("camvid", split, _SPLITS)
     base = Path(root)
     if (base / split).is_dir() and (base / f"{split}annot").is_dir():
-        return _index_layout(base, split)
+        codes = Codes.indices(len(CLASSES), IGNORE_INDEX)
+        return list(pairs(images_in(base / split), base / f"{split}annot", codes))
     if (base / "701_StillsRaw_full").is_dir():
         return _original_layout(base, split)
     raise DataError(
         f"camvid: {root or '.'} has no split {split!r}: {_EXPECTED.format(split=split)}"
     )
-
-
-def _index_layout(base: Path, split: str) -> list[Sample]:
-    found: list[Sample] = []
-    for path in sorted((base / split).iterdir()):
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            continue
-        labels_path = base / f"{split}annot" / f"{path.stem}.png"
-        if not labels_path.is_file():
-            raise DataError(f"{path}: its labels are missing: expected {labels_path}")
-        found.append(CamVidSample(path, labels_path, colours=False))
-    return found
 
 
 def _original_layout(base: Path, split: str) -> list[Sample]:
@@ -170,5 +136,5 @@ def _original_layout(base: Path, split: str) -> list[Sample]:
         for path in (image_path, labels_path):
             if not path.is_file():
                 raise DataError(f"{listing} lists {stem}, but {path} is missing")
-        found.append(CamVidSample(image_path, labels_path, colours=True))
+        found.append(ColourPair(image_path, labels_path))
     return found

@@ -43,17 +43,20 @@ def augment(
     options: Augmentation,
     ignore_index: int,
     rng: np.random.Generator,
+    *,
+    focus: tuple[float, float] | None = None,
 ) -> tuple[ImageBGR, Labels]:
     """A random crop of the randomly scaled, mirrored and recoloured sample.
 
     Args:
         image: (H, W, 3) uint8 BGR.
         labels: (H, W) uint8.
+        focus: (y, x) as shares of the sides: a point that the crop shall hold; None for any.
 
     Returns:
         New arrays of the crop size: (h, w, 3) uint8 BGR and (h, w) uint8.
     """
-    image, labels = _scaled_crop(image, labels, options, ignore_index, rng)
+    image, labels = _scaled_crop(image, labels, options, ignore_index, rng, focus)
     if rng.random() < options.flip:
         image, labels = image[:, ::-1], labels[:, ::-1]
     image = np.ascontiguousarray(image)
@@ -75,6 +78,7 @@ def _scaled_crop(
     options: Augmentation,
     ignore_index: int,
     rng: np.random.Generator,
+    focus: tuple[float, float] | None,
 ) -> tuple[ImageBGR, Labels]:
     low, high = options.scale
     scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -85,8 +89,8 @@ def _scaled_crop(
     factor_x = options.base_hw[1] * scale / aspect / source_w
     # Crop in the source first, so that only what is kept is resized.
     need_h, need_w = round(crop_h / factor_y), round(crop_w / factor_x)
-    top = int(rng.integers(0, max(source_h - need_h, 0) + 1))
-    left = int(rng.integers(0, max(source_w - need_w, 0) + 1))
+    y, x = (None, None) if focus is None else (focus[0] * source_h, focus[1] * source_w)
+    top, left = _start(source_h, need_h, y, rng), _start(source_w, need_w, x, rng)
     part = image[top : top + need_h, left : left + need_w]
     part_labels = labels[top : top + need_h, left : left + need_w]
     out_h = min(crop_h, max(1, round(part.shape[0] * factor_y)))
@@ -106,6 +110,43 @@ def _scaled_crop(
     full[y : y + out_h, x : x + out_w] = resized
     full_labels[y : y + out_h, x : x + out_w] = resized_labels
     return full, full_labels
+
+
+def _start(length: int, need: int, at: float | None, rng: np.random.Generator) -> int:
+    """Where a random stretch of `need` of `length` pixels begins, one that holds `at` if given."""
+    first, last = 0, max(length - need, 0)
+    if at is not None:
+        first, last = max(first, int(at) - need + 1), min(last, int(at))
+    return int(rng.integers(min(first, last), last + 1))
+
+
+def paste(
+    image: ImageBGR, labels: Labels, donor: ImageBGR, donor_labels: Labels, k: int
+) -> tuple[ImageBGR, Labels]:
+    """A sample with all pixels of class k of another one, at their place in the picture.
+
+    The place is kept because streets have an order: signs stand beside the road, and what is
+    higher in the picture is farther away. Ghiasi et al., "Simple Copy-Paste", CVPR 2021, paste
+    anywhere; their finding that unblended edges do no harm is used.
+
+    Args:
+        image, donor: (H, W, 3) uint8 BGR; the donor is resized to the sample's size.
+        labels, donor_labels: (H, W) uint8.
+
+    Returns:
+        New arrays.
+    """
+    height, width = labels.shape
+    if donor_labels.shape != labels.shape:
+        donor = cv2.resize(donor, (width, height)).astype(np.uint8, copy=False)
+        donor_labels = cv2.resize(
+            donor_labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+        ).astype(np.uint8, copy=False)
+    mask = donor_labels == k
+    image, labels = image.copy(), labels.copy()
+    image[mask] = donor[mask]
+    labels[mask] = k
+    return image, labels
 
 
 def _recolour(image: ImageBGR, strength: float, rng: np.random.Generator) -> ImageBGR:

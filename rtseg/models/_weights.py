@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtseg.errors import ConfigError
+from rtseg.files import replacing
 from rtseg.models import AUXILIARY_PREFIX
 
 
 def save_weights(state: dict[str, Tensor], path: Path, **facts: float) -> None:
     """Writes a state dict as safetensors, with facts such as step and mIoU in its metadata."""
-    partial = path.with_suffix(".partial")
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    save_file(tensors, partial, metadata={k: json.dumps(v) for k, v in facts.items()})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={k: json.dumps(v) for k, v in facts.items()})
 
 
 def read_facts(path: Path) -> dict[str, float]:
