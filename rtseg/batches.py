@@ -17,6 +17,8 @@ from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import DataError
 from rtseg.frame import ImageBGR
 
+SKIP_BAD = "(--skip-bad leaves such samples out)"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -50,7 +52,7 @@ def batches(crops: Batches, workers: int, device: torch.device) -> Iterator[Batc
     )
     for rgb, labels, names, bad in loader:
         if rgb is None:
-            raise DataError(f"{bad[0]} (--skip-bad leaves such samples out)")
+            raise DataError(f"{bad[0]} {SKIP_BAD}")
         yield Batch(normalise(rgb.to(device)), labels.to(device).long(), names, bad)
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rtseg.config import RunConfig, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
-
-if TYPE_CHECKING:
-    from rtseg.pipeline import Pipeline
+from rtseg.signals import stop_on_signals
 
 app = typer.Typer(
     name="rtseg",
@@ -106,7 +102,7 @@ def run(
         std=None if std is None else parse_triple(std, "--std"),
     )
     _check_json(report)
-    on_pipeline = _stop_on_signals()
+    on_pipeline = stop_on_signals()
     from rtseg.pipeline import run_config
     from rtseg.terminal import RunDisplay
 
@@ -203,20 +199,40 @@ def train(
         Path | None, typer.Option(help="Directory of checkpoints and log [runs/NAME].")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the directory's last.pt.")] = True,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read.")
+    ] = False,
 ) -> None:
-    """Train a network by a recipe: checkpoints, a log and an ONNX file with the contract."""
+    """Train a network by a recipe: checkpoints, a log, an ONNX file and a model card.
+
+    Several processes: torchrun --nproc-per-node N -m rtseg.cli train RECIPE
+    """
     from rtseg.recipe import read_recipe
 
     plan = read_recipe(recipe)
     _need_torch()
     from rtseg.export import export_checkpoint
+    from rtseg.model_card import model_card
+    from rtseg.terminal import Bar
     from rtseg.train import train as train_network
 
     directory = out or Path("runs") / plan.name
-    best = train_network(plan, directory, resume=resume, progress=_say)
+    with Bar("steps") as bar:
+        best = train_network(
+            plan,
+            directory,
+            resume=resume,
+            skip_bad=skip_bad,
+            progress=bar.print,
+            on_step=bar.update,
+        )
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun, the first one exports
+        return
     path = directory / f"{plan.name}.onnx"
     error = export_checkpoint(plan, best, path)
-    _say(f"wrote {path}: relative error against PyTorch {error:.1e}")
+    card = path.with_suffix(".md")
+    card.write_text(model_card(path, recipe, directory / "log.jsonl"))
+    _say(f"wrote {path} (relative error against PyTorch {error:.1e}) and {card}")
 
 
 @app.command()
@@ -309,31 +325,6 @@ def _fail(error: RtsegError, code: int) -> None:
         traceback.print_exc()
     print(f"rtseg: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _stop_on_signals() -> Callable[[Pipeline], None]:
-    """From now on Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once.
-
-    Returns what takes the pipeline once there is one. A signal before that waits for it: a
-    runtime that is interrupted while it compiles takes the process down.
-    """
-    asked = threading.Event()
-    pipelines: list[Pipeline] = []
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        asked.set()
-        for pipeline in pipelines:
-            pipeline.stop()
-
-    def take(pipeline: Pipeline) -> None:
-        pipelines.append(pipeline)
-        if asked.is_set():
-            pipeline.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return take
 
 
 def _check_json(path: str | None) -> None:

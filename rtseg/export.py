@@ -23,6 +23,7 @@ from rtseg.artifact import Contract
 from rtseg.data import class_table
 from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
+from rtseg.files import replacing
 from rtseg.models import AUXILIARY_PREFIX
 from rtseg.models._weights import load_weights, read_facts
 from rtseg.models.layers import fuse_batch_norm
@@ -114,9 +115,11 @@ def export_onnx(
     error = max(_relative_error(network, data, size) for size in sizes)
     if not error <= tolerance:
         raise ModelError(f"{path}: the exported graph differs from the network by {error:.2g}")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+    except OSError as err:
+        raise ModelError(f"{path}: cannot write the model file: {err.strerror}") from err
     return error
 
 

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from rtseg import plugins
 from rtseg.artifact import load_model
-from rtseg.batches import Batch, batches, normalise, resized, to_tensor
+from rtseg.batches import SKIP_BAD, Batch, batches, normalise, resized, to_tensor
 from rtseg.data import DataSet, open_data
 from rtseg.data.draws import Batches, Draws
 from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation
 from rtseg.engine.eager import build_network
-from rtseg.errors import ConfigError, TrainingError
+from rtseg.errors import ConfigError, DataError, TrainingError
 from rtseg.files import replacing
 from rtseg.losses import check_terms, distillation_loss, log_class_weights, segmentation_loss
 from rtseg.metrics import Confusion
@@ -71,7 +71,7 @@ def train(
     check_terms(recipe.loss or {"cross_entropy": 1.0})
     if any(d.classes.names != val.classes.names for d in data):
         raise ConfigError("the data sets of a recipe must have the same classes, in the same order")
-    trainer = _Trainer(recipe, directory, fabric, data, val)
+    trainer = _Trainer(recipe, directory, fabric, data, val, skip_bad)
     if not fabric.is_global_zero:
         progress, on_step = (lambda line: None), (lambda step, steps, note: None)
     directory.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,7 @@ class _Trainer:
         fabric: Fabric,
         data: Sequence[DataSet],
         val: DataSet,
+        skip_bad: bool,
     ) -> None:
         self.recipe, self.fabric, self.val = recipe, fabric, val
         self.last, self.best = directory / "last.pt", directory / "best.safetensors"
@@ -132,7 +133,7 @@ class _Trainer:
         self.step, self.best_miou = 0, -1.0
         self.class_weights: Tensor | None = None
         if options.class_weight_offset:
-            frequency = _class_frequency(data[0], len(val.classes))
+            frequency = _class_frequency(data[0], len(val.classes), skip_bad)
             weights = log_class_weights(frequency, options.class_weight_offset)
             self.class_weights = weights.to(fabric.device)
 
@@ -191,8 +192,8 @@ class _Trainer:
         record = {
             "step": self.step,
             **record,
-            "val_miou": round(miou, 4),
-            "val_iou": [round(v, 3) for v in per_class],
+            "val_miou": _rounded(miou, 4),
+            "val_iou": [_rounded(value, 3) for value in per_class],
             "learning_rate": self.optimiser.param_groups[0]["lr"],
         }
         better = miou > self.best_miou
@@ -355,16 +356,25 @@ def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float
             average[key].copy_(value)
 
 
+def _rounded(value: float, digits: int) -> float | None:
+    """For JSON, which has no NaN: null for a class that never occurs."""
+    return None if math.isnan(value) else round(value, digits)
+
+
 def _channels_last(network: nn.Module) -> nn.Module:
     """The layout in which convolutions are fastest, on a CPU and on CUDA alike."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # untyped in torch
 
 
-def _class_frequency(data: DataSet, num_classes: int) -> Tensor:
+def _class_frequency(data: DataSet, num_classes: int, skip_bad: bool) -> Tensor:
     """(C,) share of each class among the labelled pixels of up to 400 samples."""
     counts = np.zeros(256, np.int64)
     for sample in data.samples[:400]:
-        counts += np.bincount(sample.load()[1].ravel(), minlength=256)
+        try:
+            counts += np.bincount(sample.load()[1].ravel(), minlength=256)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error} {SKIP_BAD}") from error
     kept = counts[:num_classes].astype(np.float64)
     return torch.from_numpy(kept / max(kept.sum(), 1.0)).float()
 

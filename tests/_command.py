@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from rtseg import cli
+from rtseg.recipe import Recipe
 
 
 class Done(NamedTuple):
@@ -60,3 +62,26 @@ def refusal(done: Done) -> str:
     assert len(lines) == 1, done.err
     assert lines[0].startswith("rtseg: ")
     return lines[0].removeprefix("rtseg: ")
+
+
+def toml_of(recipe: Recipe) -> str:
+    """The tiny recipe as the file that `rtseg train` reads."""
+    options = "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.model.options.items())
+    data, optimiser = recipe.data, recipe.optimiser
+    return f"""
+name = "{recipe.name}"
+[model]
+family = "{recipe.model.family}"
+[model.options]
+{options}
+[data]
+train = {json.dumps(data.train)}
+val = "{data.val}"
+input_hw = {json.dumps(data.input_hw)}
+crop_hw = {json.dumps(data.crop_hw)}
+[optimiser]
+steps = {optimiser.steps}
+batch = {optimiser.batch}
+validate_every = {optimiser.validate_every}
+workers = {optimiser.workers}
+"""

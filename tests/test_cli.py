@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from _command import Rtseg
+from _command import Rtseg, toml_of
 
 import rtseg
 from rtseg import artifact, cli
@@ -162,27 +162,6 @@ def test_bench(rtseg_command: Rtseg, tiny_path: Path) -> None:
     assert "synthetic" in record["data"]
 
 
-def toml_of(recipe: Recipe) -> str:
-    options = "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.model.options.items())
-    return f"""
-name = "tiny"
-[model]
-family = "{recipe.model.family}"
-[model.options]
-{options}
-[data]
-train = ["camvid:$TINY_DATA"]
-val = "camvid:$TINY_DATA"
-input_hw = [64, 96]
-crop_hw = [64, 64]
-[optimiser]
-steps = 2
-batch = 2
-validate_every = 2
-workers = 0
-"""
-
-
 @pytest.mark.slow
 def test_train_writes_a_model_file_that_runs(
     rtseg_command: Rtseg,
@@ -198,6 +177,10 @@ def test_train_writes_a_model_file_that_runs(
     assert done.code == 0, done.err
     model = tmp_path / "run" / "tiny.onnx"
     assert f"wrote {model}" in done.out
+    card = model.with_suffix(".md").read_text()
+    assert "| Road | " in card
+    assert 'family = "sfnet_lite"' in card
+    assert "Apache-2.0" in card
     again = rtseg_command(
         "run", "--source", "synth:size=64x96", "--model", model, "--max-frames", 2
     )

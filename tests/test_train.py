@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
+from _command import toml_of  # noqa: E402
+
+import rtseg.train  # noqa: E402
 from rtseg import plugins  # noqa: E402
-from rtseg.errors import ConfigError, DataError  # noqa: E402
+from rtseg.artifact import Contract  # noqa: E402
+from rtseg.errors import ConfigError, DataError, TrainingError  # noqa: E402
+from rtseg.losses import segmentation_loss  # noqa: E402
 from rtseg.models import AUXILIARY_PREFIX  # noqa: E402
 from rtseg.models._weights import load_weights, start_from_model_file  # noqa: E402
-from rtseg.recipe import Recipe  # noqa: E402
+from rtseg.recipe import DistilRecipe, Recipe  # noqa: E402
 from rtseg.train import train  # noqa: E402
 
 
@@ -172,3 +182,117 @@ def test_wrong_data_stops_before_the_first_step(
     with pytest.raises(DataError):
         run(tiny_recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def spoil_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the loss of one step NaN."""
+    loss = segmentation_loss
+    calls: list[None] = []
+
+    def spoiled(*args: Any, **options: Any) -> Any:
+        calls.append(None)
+        return loss(*args, **options) * (math.nan if len(calls) == step else 1.0)
+
+    monkeypatch.setattr(rtseg.train, "segmentation_loss", spoiled)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_step(monkeypatch, 3)
+    with pytest.raises(TrainingError, match="the loss is nan at step 3, on train_") as caught:
+        run(tiny_recipe, tmp_path / "run")
+    assert "last.pt holds the last good one" in str(caught.value)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(torch.isfinite(v).all() for v in state["network"].values() if v.is_floating_point())
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run"
+    run(changed(tiny_recipe, steps=2), directory)
+    before = (directory / "last.pt").read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"step 4 \(.*No space left.*free some space") as caught:
+        run(tiny_recipe, directory)
+    assert "\n" not in str(caught.value)
+    assert (directory / "last.pt").read_bytes() == before
+    assert not list(directory.glob("*.partial"))
+
+
+def test_a_corrupt_image_is_named_or_left_out(
+    tiny_recipe: Recipe, camvid_like: Path, tmp_path: Path
+) -> None:
+    (camvid_like / "train" / "train_1.png").write_bytes(b"broken")
+    recipe = changed(tiny_recipe, steps=8, validate_every=8)
+    with pytest.raises(DataError, match=r"train_1\.png.*--skip-bad"):
+        run(dataclasses.replace(recipe, optimiser=recipe.optimiser), tmp_path / "strict")
+    lines = run(recipe, tmp_path / "lenient", skip_bad=True)
+    assert any(line.startswith("left out: ") and "train_1.png" in line for line in lines)
+    workers = changed(recipe, workers=1)
+    with pytest.raises(DataError, match=r"train_1\.png.*--skip-bad") as caught:
+        run(workers, tmp_path / "worker")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pupil_learns_its_teachers_logits(
+    tiny_recipe: Recipe, tiny_path: Path, tmp_path: Path
+) -> None:
+    """With a teacher's loss that outweighs the labels', the pupil must come to say the same."""
+    distil = DistilRecipe(teacher=str(tiny_path), weight=50.0)
+    recipe = changed(tiny_recipe, steps=40, validate_every=10, learning_rate=5e-3)
+    run(dataclasses.replace(recipe, distil=distil), tmp_path / "run")
+    losses = [record["loss"] for record in log_of(tmp_path / "run")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    tiny_recipe: Recipe, write_onnx: Callable[..., Path], contract: Contract, tmp_path: Path
+) -> None:
+    other = write_onnx(metadata=contract.to_metadata())
+    recipe = dataclasses.replace(tiny_recipe, distil=DistilRecipe(teacher=str(other)))
+    with pytest.raises(ConfigError, match="the teacher must have the classes of the data sets"):
+        run(recipe, tmp_path / "run")
+
+
+def test_a_recipe_chooses_its_loss(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = changed(tiny_recipe, steps=2)
+    run(recipe, tmp_path / "plain")
+    run(dataclasses.replace(recipe, loss={"cross_entropy": 1.0, "dice": 1.0}), tmp_path / "more")
+    plain, more = (log_of(tmp_path / name)[0]["loss"] for name in ("plain", "more"))
+    assert more > plain
+    with pytest.raises(ConfigError, match="unknown loss 'hinge'"):
+        run(dataclasses.replace(recipe, loss={"hinge": 1.0}), tmp_path / "wrong")
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(
+    tiny_recipe: Recipe, camvid_like: Path, tmp_path: Path
+) -> None:
+    """torchrun with gloo: one log, one checkpoint, and the confusion of all validation samples."""
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(toml_of(tiny_recipe))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "rtseg.cli", "train", str(recipe), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    paths = os.pathsep.join([str(Path(rtseg.__file__).parents[1]), *filter(None, sys.path)])
+    done = subprocess.run(
+        command,
+        env={**os.environ, "TINY_DATA": str(camvid_like), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [record["step"] for record in log_of(tmp_path / "run")] == [2, 4]
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 4
+    assert done.stdout.count("wrote ") == 1
+    assert (tmp_path / "run" / "tiny.onnx").is_file()
