@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,6 +112,8 @@ class Recipe:
         loss: weights of the criteria by name, see `rtseg.losses.CRITERIA`; empty for cross-entropy.
         seed: of every random draw.
         init: a model file or checkpoint to start from; empty for random weights.
+        grow: a model file or shipped name of the same family to take over from where the tensors
+            have the same name and shape; the others start at random. Empty for none.
     """
 
     name: str
@@ -120,6 +124,7 @@ class Recipe:
     loss: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     init: str = ""
+    grow: str = ""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -152,6 +157,15 @@ def read_recipe(path: Path) -> Recipe:
     recipe = _build(Recipe, values, str(path))
     _check(recipe, path)
     return recipe
+
+
+def expanded(text: str) -> str:
+    """The text with $NAME replaced by environment variables; ConfigError if one is not set."""
+    expanded = os.path.expandvars(text)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise ConfigError(f"{text}: set the environment variable {unset[1]}, the data's directory")
+    return expanded
 
 
 def _build(kind: type[Section], table: Mapping[str, Any], where: str) -> Section:
@@ -212,6 +226,8 @@ def _check(recipe: Recipe, path: Path) -> None:
     for name in ("steps", "batch", "validate_every", "learning_rate"):
         if not getattr(optimiser, name) > 0:
             raise ConfigError(f"{path}: [optimiser] {name} must be positive")
+    if recipe.init and recipe.grow:
+        raise ConfigError(f"{path}: init and grow exclude each other: remove one")
     for name in ("class_uniform", "paste"):
         if not 0 <= getattr(data, name) <= 1:
             raise ConfigError(f"{path}: [data] {name} must be in 0..1")

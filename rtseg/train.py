@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import pickle
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +33,9 @@ from rtseg.errors import ConfigError, DataError, TrainingError
 from rtseg.files import replacing
 from rtseg.losses import check_terms, distillation_loss, log_class_weights, segmentation_loss
 from rtseg.metrics import Confusion
-from rtseg.models._weights import load_weights, save_weights, start_from_model_file
-from rtseg.recipe import Recipe
+from rtseg.models._weights import save_weights
+from rtseg.recipe import Recipe, expanded
+from rtseg.warm_start import warm_start
 
 
 def train(
@@ -66,8 +66,8 @@ def train(
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = _fabric()
     torch.manual_seed(recipe.seed)
-    data = [open_data(_expanded(spec), "train") for spec in recipe.data.train]
-    val = open_data(_expanded(recipe.data.val), "val")
+    data = [open_data(expanded(spec), "train") for spec in recipe.data.train]
+    val = open_data(expanded(recipe.data.val), "val")
     check_terms(recipe.loss or {"cross_entropy": 1.0})
     if any(d.classes.names != val.classes.names for d in data):
         raise ConfigError("the data sets of a recipe must have the same classes, in the same order")
@@ -121,8 +121,7 @@ class _Trainer:
         network: nn.Module = plugins.load("rtseg.models", recipe.model.family).build(
             len(val.classes), **recipe.model.options
         )
-        if recipe.init:
-            _start(network, Path(_expanded(recipe.init)), data[0])
+        warm_start(network, recipe, data[0])
         self.teacher = _Teacher(recipe, val, fabric) if recipe.distil.teacher else None
         network = _channels_last(network)
         optimiser = torch.optim.AdamW(
@@ -252,7 +251,7 @@ class _Teacher:
     """A trained, larger network whose logits the pupil learns to give (Hinton et al., 2015)."""
 
     def __init__(self, recipe: Recipe, val: DataSet, fabric: Fabric) -> None:
-        file = load_model(_expanded(recipe.distil.teacher))
+        file = load_model(expanded(recipe.distil.teacher))
         if file.contract.classes.names != val.classes.names:
             raise ConfigError(f"{file.path}: the teacher must have the classes of the data sets")
         self._network = _channels_last(build_network(file)).to(fabric.device)
@@ -301,25 +300,6 @@ def _draws(recipe: Recipe, data: Sequence[DataSet], skip_bad: bool) -> Draws:
         paste=options.paste,
         skip_bad=skip_bad,
     )
-
-
-def _expanded(text: str) -> str:
-    """The text with $NAME replaced by environment variables; ConfigError if one is not set."""
-    expanded = os.path.expandvars(text)
-    unset = re.search(r"\$\{?(\w+)", expanded)
-    if unset:
-        raise ConfigError(f"{text}: set the environment variable {unset[1]}, the data's directory")
-    return expanded
-
-
-def _start(network: nn.Module, path: Path, data: DataSet) -> None:
-    """Loads a checkpoint, or continues from a model file with norms calibrated on 8 samples."""
-    if path.suffix != ".onnx":
-        load_weights(network, path)
-        return
-    chosen = data.samples[:: max(1, len(data.samples) // 8)][:8]
-    images = [to_tensor(resized(sample.load()[0], (384, 480))) for sample in chosen]
-    start_from_model_file(network, path, normalise(torch.stack(images)))
 
 
 def _seed_of(*numbers: int) -> int:

@@ -21,7 +21,7 @@ LAYERS = (
     {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "artifact", "metrics", "losses", "models", "data", "sink"},
     {"batches", "overlay", "engine", "source", "tally"},
-    {"segmenter"},
+    {"segmenter", "warm_start"},
     {"tta"},
     {"pipeline", "evaluate", "export", "train", "build", "doctor", "zoo"},
     {"bench", "evaluation_report", "model_card"},
@@ -31,9 +31,17 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Who may import what takes seconds to load or is not always installed. `losses`,
-# `batches` and `models/_weights` are part of training.
+# `batches`, `warm_start` and `models/_weights` are part of training.
 ALLOWED = {
-    "torch": ("engine/eager.py", "export.py", "train.py", "batches.py", "losses.py", "models/"),
+    "torch": (
+        "engine/eager.py",
+        "export.py",
+        "train.py",
+        "batches.py",
+        "warm_start.py",
+        "losses.py",
+        "models/",
+    ),
     "lightning": ("train.py", "cli.py"),
     "tensorrt": ("engine/trt.py", "build.py", "native/"),
     "tensorrt_rtx": ("engine/trt.py", "build.py", "native/"),

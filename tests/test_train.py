@@ -27,7 +27,7 @@ from rtseg.errors import ConfigError, DataError, TrainingError  # noqa: E402
 from rtseg.losses import segmentation_loss  # noqa: E402
 from rtseg.models import AUXILIARY_PREFIX  # noqa: E402
 from rtseg.models._weights import load_weights, start_from_model_file  # noqa: E402
-from rtseg.recipe import DistilRecipe, Recipe  # noqa: E402
+from rtseg.recipe import DistilRecipe, ModelRecipe, Recipe  # noqa: E402
 from rtseg.train import train  # noqa: E402
 
 
@@ -182,6 +182,28 @@ def test_wrong_data_stops_before_the_first_step(
     with pytest.raises(DataError):
         run(tiny_recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_growing_takes_what_fits_and_leaves_the_rest(
+    tiny_recipe: Recipe, tiny_path: Path, tmp_path: Path
+) -> None:
+    """A wider last stage: the stem is the small network's, the last stage has its own weights."""
+    model = dataclasses.replace(
+        tiny_recipe.model, options={**tiny_recipe.model.options, "channels": (8, 8, 16, 24)}
+    )
+    recipe = dataclasses.replace(
+        changed(tiny_recipe, steps=1, learning_rate=1e-12), model=model, grow=str(tiny_path)
+    )
+    run(recipe, tmp_path / "run")
+    grown = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["network"]
+    build = plugins.load("rtseg.models", "sfnet_lite").build
+    small = build(11, **tiny_recipe.model.options)
+    start_from_model_file(small, tiny_path, torch.randn(2, 3, 64, 96))
+    key = "backbone.stem.0.0.weight"
+    assert torch.allclose(grown[key], small.state_dict()[key], atol=1e-4)
+    other = dataclasses.replace(recipe, model=ModelRecipe("fpn", {}))
+    with pytest.raises(ConfigError, match="is a sfnet_lite, the recipe's network a fpn"):
+        run(other, tmp_path / "other")
 
 
 def spoil_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
