@@ -34,8 +34,15 @@ def _rtseg(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory after the README's first command, but for fewer frames."""
+    """A directory after the README's first command, with less to do: fewer frames and steps."""
     directory = tmp_path_factory.mktemp("readme")
+    (directory / "benchmarks").mkdir()
+    smoke = (ROOT / "benchmarks" / "smoke.toml").read_text()
+    for long, brief in (("frames=200", "frames=8"), ("frames=24", "frames=2"), ("= 75", "= 2")):
+        assert long in smoke
+        smoke = smoke.replace(long, brief)
+    smoke = smoke.replace("steps = 300", "steps = 4").replace("batch = 8", "batch = 2")
+    (directory / "benchmarks" / "smoke.toml").write_text(smoke)
     arguments = _rtseg(SETUP[0])
     arguments[arguments.index("--max-frames") + 1] = "30"
     _run(arguments, directory)
