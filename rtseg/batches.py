@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +44,15 @@ def batches(crops: Batches, workers: int, device: torch.device) -> Iterator[Batc
     Raises:
         DataError: a sample cannot be read.
     """
+    # A forked process would inherit the locks of OpenCV's threads, and wait for them for ever.
+    methods = multiprocessing.get_all_start_methods()
+    method = "forkserver" if "forkserver" in methods else "spawn"
     loader: Any = DataLoader(
         crops,  # type: ignore[arg-type]  # it has what a map-style data set needs
         batch_size=crops.batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=method if workers else None,
         collate_fn=_collate,
     )
     for rgb, labels, names, bad in loader:

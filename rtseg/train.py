@@ -51,7 +51,8 @@ def train(
 
     Writes `last.pt` (everything needed to resume), `best.safetensors` and `log.jsonl` to
     `directory`. With `resume`, an existing `last.pt` is continued. Under `torchrun` all processes
-    train together, and the first one writes.
+    train together, and the first one writes. A script of your own that calls this with loader
+    processes in the recipe needs the usual `if __name__ == "__main__":`.
 
     Args:
         skip_bad: leave out samples that cannot be read, saying so once for each.

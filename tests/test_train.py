@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -262,6 +264,23 @@ def test_a_corrupt_image_is_named_or_left_out(
     with pytest.raises(DataError, match=r"train_1\.png.*--skip-bad") as caught:
         run(workers, tmp_path / "worker")
     assert "\n" not in str(caught.value)
+
+
+def test_loader_processes_inherit_no_locks(
+    tiny_recipe: Recipe, limited: Callable[[Callable[[], Any]], Any], tmp_path: Path
+) -> None:
+    """OpenCV's threads run in this process; a fork of it would wait for them for ever."""
+    spec = "synth:seed=1,frames=2,size=64x96"
+    data = dataclasses.replace(tiny_recipe.data, train=(spec,), val=spec)
+    recipe = dataclasses.replace(changed(tiny_recipe, workers=1), data=data)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (0, 0), 9)
+        limited(lambda: run(recipe, tmp_path / "run"))
+    finally:
+        cv2.setNumThreads(before)
+    assert [record["step"] for record in log_of(tmp_path / "run")] == [2, 4]
 
 
 def test_a_pupil_learns_its_teachers_logits(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,6 +85,10 @@ class Draws:
         self._rare: NDArray[np.intp] = np.zeros(0, np.intp)
         if class_uniform or paste:
             self._index_classes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a loader process, which fills a cache of its own."""
+        return {**self.__dict__, "_cache": {}}
 
     def draw(self, number: int) -> Draw:
         """Crop number `number`.
