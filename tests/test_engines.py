@@ -39,12 +39,10 @@ def segmenter(
         opened.close()
 
 
-@pytest.fixture(scope="module")
-def street() -> ModelFile:
-    """The shipped default model."""
-    if "street-m" not in shipped():
-        pytest.skip("street-m is not in rtseg/weights")
-    return load_model("street-m")
+@pytest.fixture(scope="module", params=shipped())
+def street(request: pytest.FixtureRequest) -> ModelFile:
+    """Each shipped model."""
+    return load_model(request.param)
 
 
 @pytest.fixture(scope="module")
