@@ -21,6 +21,7 @@ def table(results: Path) -> str:
         *_accuracy(_read(results, "eval")),
         *_pipeline(_read(results, "pipeline")),
         *_pipeline(_read(results, "pipeline-drive")),
+        *(_speed(_read(results, "speed")) if (results / "speed.json").exists() else ()),
         *_peers(_read(results, "peers")),
         *_kernels(_read(results, "kernels")),
         *_drive(_read(results, "drive")),
@@ -71,6 +72,24 @@ def _pipeline(record: Any) -> list[Row]:
                 f"video {height}×{width} to {what}, end to end",
                 f"{row['fps']:.0f} FPS: {row['of_engine']:.2f} of the engine alone, "
                 f"{row['of_bound']:.2f} of what two cores allow",
+                _command(record),
+            )
+        )
+    return rows
+
+
+def _speed(record: Any) -> list[Row]:
+    rows = []
+    for model, row in record["results"].items():
+        height, width = row["source_size"]
+        facts = [f"{row['params'] / 1e6:.1f} M parameters"]
+        if says := row["measured"]:
+            facts.insert(0, f"{100 * says['miou']:.1f} % mIoU on {says['data']} {says['split']}")
+        rows.append(
+            (
+                f"`{model}` ({', '.join(facts)}), video {height}×{width} to masks, end to end",
+                f"{row['fps']:.0f} FPS: {row['ratio']:.2f}× the engine alone of "
+                f"`{record['reference']['name']}`, a plain ResNet-18 + FPN-128",
                 _command(record),
             )
         )

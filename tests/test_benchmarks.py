@@ -33,6 +33,16 @@ def run_script(script: str, *arguments: str, directory: Path) -> dict[str, Any]:
     return record
 
 
+def figures_module() -> Any:
+    """benchmarks/figures.py, imported."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import figures
+    finally:
+        sys.path.pop(0)
+    return figures
+
+
 @pytest.mark.slow
 def test_pipeline(tiny_path: Path, tmp_path: Path) -> None:
     record = run_script(
@@ -45,6 +55,43 @@ def test_pipeline(tiny_path: Path, tmp_path: Path) -> None:
         assert row["frames"] == 8
         assert len(row["rounds"]) == 2
     assert {"render", "encode"} <= record["results"]["save"]["stages"].keys()
+
+
+@pytest.mark.slow
+def test_speed(tiny_path: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "speed.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "8",
+        "--rounds", "2", "--engine-seconds", "0.01", directory=tmp_path,
+    )  # fmt: skip
+    assert record["reference"].keys() >= {"name", "params", "gmacs", "weights", "seed"}
+    assert record["results"].keys() == {"tiny"}
+    row = record["results"]["tiny"]
+    assert row["frames"] == 8
+    assert row["input_size"] == [64, 96]
+    for measured in row["rounds"]:
+        assert measured["ratio"] == pytest.approx(
+            measured["fps"] / measured["reference_fps"], abs=1e-3
+        )
+    assert len(row["rounds"]) == 2
+    (line,) = figures_module()._speed(record)
+    assert f"{row['ratio']:.2f}×" in line[1]
+    assert "mIoU" not in line[0], "the tiny file says nothing of its accuracy"
+
+
+@pytest.mark.slow
+def test_ablation(tiny_path: Path, tmp_path: Path) -> None:
+    chosen = ("no warp, no gate: plain sum", "no PPM: 1x1 in its place")
+    record = run_script(
+        "ablation.py", "--model", str(tiny_path), "--rounds", "2", "--seconds", "0.01",
+        *(word for name in chosen for word in ("--variant", name)), directory=tmp_path,
+    )  # fmt: skip
+    rows = {row["variant"]: row for row in record["results"]}
+    assert rows.keys() == {"as shipped", "the file itself", *chosen}
+    assert rows["as shipped"]["relative"] == 1.0
+    assert all(len(row["rounds"]) == 2 for row in record["results"])
+    for name in chosen:
+        assert rows[name]["params"] < rows["as shipped"]["params"]
+    assert rows["the file itself"]["params"] == rows["as shipped"]["params"]
 
 
 @pytest.mark.slow

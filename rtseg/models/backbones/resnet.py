@@ -1,7 +1,8 @@
-"""ResNet with basic blocks and a deep stem, at any width and depth.
+"""ResNet with basic blocks, at any width and depth, with a plain stem or one of 3x3 convolutions.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (basic block, figure 5);
-the stem of 3x3 convolutions follows He et al., "Bag of Tricks", CVPR 2019 (ResNet-C).
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (basic block, figure 5; the
+plain stem, table 1); the stem of 3x3 convolutions follows He et al., "Bag of Tricks", CVPR 2019
+(ResNet-C).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class ResNet(nn.Module):
     """Four stages at strides 4, 8, 16 and 32.
 
     Args:
-        stem_channels: of the two stride-2 stem convolutions.
+        stem_channels: of the two stride-2 3x3 convolutions of the stem; a single number gives the
+            plain stem, a stride-2 7x7 convolution and a stride-2 3x3 max-pool.
         channels: of the four stages.
         blocks: how many basic blocks each stage has.
 
@@ -41,22 +43,27 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        stem_channels: tuple[int, int] = (32, 64),
+        stem_channels: tuple[int, int] | tuple[int] = (32, 64),
         channels: tuple[int, int, int, int] = (64, 128, 256, 512),
         blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.stem = nn.Sequential(
-            ConvBNReLU(3, stem_channels[0], stride=2),
-            ConvBNReLU(stem_channels[0], stem_channels[1], stride=2),
-        )
+        first, previous = stem_channels[0], stem_channels[-1]
+        if len(stem_channels) == 1:
+            self.stem = nn.Sequential(
+                ConvBNReLU(3, first, kernel_size=7, stride=2),
+                nn.MaxPool2d(3, stride=2, padding=1),
+            )
+        else:
+            self.stem = nn.Sequential(
+                ConvBNReLU(3, first, stride=2), ConvBNReLU(first, previous, stride=2)
+            )
         stages = []
-        previous = stem_channels[1]
         for i, (width, depth) in enumerate(zip(channels, blocks, strict=True)):
-            first = BasicBlock(previous, width, stride=1 if i == 0 else 2)
+            entry = BasicBlock(previous, width, stride=1 if i == 0 else 2)
             stages.append(
-                nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1)))
+                nn.Sequential(entry, *(BasicBlock(width, width) for _ in range(depth - 1)))
             )
             previous = width
         self.stages = nn.ModuleList(stages)
