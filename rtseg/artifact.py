@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.errors import ModelError
-from rtseg.frame import ClassTable
+from rtseg.frame import ClassTable, default_palette
 
 WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
 
@@ -217,18 +217,6 @@ def read_classes(path: Path) -> ClassTable:
         return ClassTable(names, default_palette(len(names)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: unusable class table: {error}") from error
-
-
-def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours by bit interleaving, as in PASCAL VOC; the first is not black."""
-    colours = []
-    for index in range(1, num_classes + 1):
-        rgb = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                rgb[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colours.append((rgb[0], rgb[1], rgb[2]))
-    return tuple(colours)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: boo
         ModelError: the exported file does not reproduce the network.
     """
     module = plugins.load("rtseg.models", recipe.model.family)
-    classes = class_table(os.path.expandvars(recipe.data.val))
+    classes = class_table(os.path.expandvars(recipe.data.val))  # only some look at it
     network = module.build(len(classes), **recipe.model.options)
     load_weights(network, checkpoint)
     contract = Contract(

@@ -132,6 +132,18 @@ class ClassTable:
         return lut
 
 
+def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """Distinct colours by bit interleaving, as in PASCAL VOC; the first is not black."""
+    colours = []
+    for index in range(1, num_classes + 1):
+        rgb = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                rgb[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colours.append((rgb[0], rgb[1], rgb[2]))
+    return tuple(colours)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelMap:
     """The segmentation of one frame.

@@ -137,13 +137,7 @@ class Segmenter:
     def _infer(self, images: NDArray[np.float32]) -> NDArray[Any]:
         with self.clock.time("infer"):
             logits = self.engine.infer(images)
-        channels = len(self.model.contract.classes)
-        if logits.ndim != 4 or logits.shape[1] != channels:
-            raise EngineError(
-                f"{self.model.path}: expected logits (1, {channels}, h, w), got {logits.shape}: "
-                "the class table does not fit the graph"
-            )
-        return logits
+        return check_logits(logits, self.model)
 
 
 def load(
@@ -165,6 +159,21 @@ def load(
     """
     file = load_model(model)
     return Segmenter(file, open_engine(file, engine, precision), size=size)
+
+
+def check_logits(logits: NDArray[Any], model: ModelFile) -> NDArray[Any]:
+    """Returns the logits if they are (N, C, h, w) with the model's C classes.
+
+    Raises:
+        EngineError: the class table does not fit the graph.
+    """
+    channels = len(model.contract.classes)
+    if logits.ndim != 4 or logits.shape[1] != channels:
+        raise EngineError(
+            f"{model.path}: expected logits (1, {channels}, h, w), got {logits.shape}: "
+            "the class table does not fit the graph"
+        )
+    return logits
 
 
 def input_size(frame_hw: tuple[int, int], contract: Contract) -> tuple[int, int]:

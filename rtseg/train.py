@@ -28,7 +28,7 @@ from rtseg.batches import SKIP_BAD, Batch, batches, normalise, resized, to_tenso
 from rtseg.data import DataSet, open_data
 from rtseg.data.draws import Batches, Draws
 from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation
-from rtseg.engine.eager import build_network
+from rtseg.engine.eager import build_network, cpu_has_bf16
 from rtseg.errors import ConfigError, DataError, TrainingError
 from rtseg.files import replacing
 from rtseg.losses import check_terms, distillation_loss, log_class_weights, segmentation_loss
@@ -274,7 +274,7 @@ class _Teacher:
 
 def _fabric() -> Fabric:
     """One process on one device, or, under torchrun, as many as it started."""
-    precision: Any = "bf16-mixed" if _has_fast_bf16() else "32-true"
+    precision: Any = "bf16-mixed" if torch.cuda.is_available() or cpu_has_bf16() else "32-true"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Fabric(accelerator="auto", devices=1, precision=precision)
@@ -358,7 +358,3 @@ def _class_frequency(data: DataSet, num_classes: int, skip_bad: bool) -> Tensor:
                 raise DataError(f"{error} {SKIP_BAD}") from error
     kept = counts[:num_classes].astype(np.float64)
     return torch.from_numpy(kept / max(kept.sum(), 1.0)).float()
-
-
-def _has_fast_bf16() -> bool:
-    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

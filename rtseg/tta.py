@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from rtseg import native
 from rtseg.artifact import ModelFile
 from rtseg.engine import Engine, open_engine
-from rtseg.errors import ConfigError, EngineError
+from rtseg.errors import ConfigError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.native.reference import taps
-from rtseg.segmenter import InFlight, Segmenter, input_size, round_up
+from rtseg.segmenter import InFlight, Segmenter, check_logits, input_size, round_up
 
 Float32 = NDArray[np.float32]
 
@@ -208,12 +208,7 @@ class AugmentedSegmenter:
         images = native.preprocess(image, size, contract.mean, contract.std)
         if mirrored:
             images = np.ascontiguousarray(images[..., ::-1])
-        logits = engine.infer(images)
-        if logits.ndim != 4 or logits.shape[1] != len(contract.classes):
-            raise EngineError(
-                f"{self.model.path}: expected logits (1, {len(contract.classes)}, h, w), got "
-                f"{logits.shape}: the class table does not fit the graph"
-            )
+        logits = check_logits(engine.infer(images), self.model)
         return (logits[0, :, :, ::-1] if mirrored else logits[0]).astype(np.float32)
 
 

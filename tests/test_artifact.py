@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from rtseg.artifact import (
     Contract,
     ModelFile,
-    default_palette,
     find_model,
     load_model,
     read_classes,
     shipped,
 )
 from rtseg.errors import ModelError
-from rtseg.frame import ClassTable
+from rtseg.frame import ClassTable, default_palette
 
 WriteOnnx = Callable[..., Path]
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from _data_trees import SIZE_HW, TREES, columns, plant, write_image, write_palette_png, write_values
 
-from rtseg.artifact import Contract, default_palette, read_classes
+from rtseg.artifact import Contract, read_classes
 from rtseg.data import class_table, open_data
 from rtseg.data._cityscapes_classes import CLASSES, LABEL_IDS, PALETTE, TRAIN_IDS
 from rtseg.errors import DataError
-from rtseg.frame import Labels
+from rtseg.frame import Labels, default_palette
 
 IGNORED = 255
 

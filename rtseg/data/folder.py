@@ -27,7 +27,7 @@ from typing import Any
 
 from rtseg.data._pairs import Codes, Pair, check_split, images_in, no_samples, pairs, wrong_tree
 from rtseg.errors import DataError
-from rtseg.frame import ClassTable
+from rtseg.frame import ClassTable, default_palette
 
 _SPLITS = ("train", "val", "test")
 _EXPECTED = (
@@ -51,7 +51,8 @@ def classes(root: str) -> ClassTable:
     try:
         table = json.loads(path.read_text("utf-8"))
         names, colours = _named(table["classes"]) if "classes" in table else _listed(table)
-        palette = tuple(c or _default_colour(i) for i, c in enumerate(colours, start=1))
+        usual = default_palette(len(colours))
+        palette = tuple(c or usual[i] for i, c in enumerate(colours))
         return ClassTable(names, palette, int(table.get("ignore_index", 255)))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
@@ -134,13 +135,4 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
     if value is None:
         return None
     red, green, blue = (int(v) for v in value)
-    return red, green, blue
-
-
-def _default_colour(number: int) -> tuple[int, int, int]:
-    """A colour for class `number`, from 1, as in PASCAL VOC: its bits dealt to the channels."""
-    red, green, blue = (
-        sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
-        for channel in range(3)
-    )
     return red, green, blue

@@ -42,7 +42,7 @@ class EagerEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device.type == "cuda"
         if precision == "auto":
-            precision = "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
+            precision = "fp16" if on_gpu else "bf16" if cpu_has_bf16() else "fp32"
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         if precision not in types or (precision == "fp16" and not on_gpu):
             allowed = "fp32, fp16 or bf16" if on_gpu else "fp32 or bf16 on a CPU"
@@ -142,7 +142,8 @@ def build_network(model: ModelFile) -> Any:
     return network
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether PyTorch computes bfloat16 with instructions of this processor."""
     import torch
 
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
