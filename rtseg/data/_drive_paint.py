@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -21,9 +22,14 @@ I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 BGR = tuple[float, float, float]
+PLAIN: BGR = (1.0, 1.0, 1.0)
 
 FIXED_BITS = 4
 _LIMIT = 30000.0
+_BANDED_PX = 6000  # a sprite as large as this on screen is laid in bands, most of it empty
+_BANDS = 4
+# Column to x, row to x, x of the corner, row to y, y of the corner: a level's pixels to the frame.
+_Affine = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,28 @@ class Light:
         The sum of both is what is seen of it: its own light, and the haze in front of it.
         """
         t = self.keep(distance_m)
-        own = self._own * np.array(tint, np.float32)[:, None]
+        own = self._own if tint == PLAIN else self._own * np.array(tint, np.float32)[:, None]
         return own * np.float32(lum * t), self._haze * np.float32(1 - t)
+
+
+class Band(NamedTuple):
+    """Rows top to bottom of a picture, and the columns left to right that are filled in them."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def _bands(shape: U8, count: int) -> list[Band]:
+    """Cuts (h, w) into bands; two rows more are looked at, for what sampling between rows needs."""
+    edges = [len(shape) * i // count for i in range(count + 1)]
+    bands = []
+    for top, bottom in pairwise(edges):
+        filled = np.flatnonzero(shape[max(0, top - 2) : bottom + 2].any(axis=0))
+        if len(filled):
+            bands.append(Band(top, bottom, int(filled[0]), int(filled[-1]) + 1))
+    return bands
 
 
 class Sprite:
@@ -110,6 +136,16 @@ class Sprite:
             if self.masks is not None:
                 self.masks.append(halve(self.masks[-1]))
         self._narrow: dict[tuple[int, int], U8] = {}
+        self._bands: dict[tuple[int, int], list[Band]] = {}
+
+    def bands(self, n: int, count: int) -> list[Band]:
+        """Level n in `count` bands of rows, each as wide as what is in it; empty ones left out."""
+        if (n, count) not in self._bands:
+            shape = self.levels[n][..., 3]
+            if self.masks is not None:
+                shape = cv2.max(shape, self.masks[n])
+            self._bands[n, count] = _bands(np.asarray(shape, np.uint8), count)
+        return self._bands[n, count]
 
     def level(self, nx: int, ny: int) -> U8:
         """The picture reduced by 2**nx across and 2**ny down, as far as it goes."""
@@ -216,7 +252,7 @@ class Canvas:
         label: int | None,
         distance_m: float,
         lum: float = 1.0,
-        tint: BGR = (1.0, 1.0, 1.0),
+        tint: BGR = PLAIN,
         fade: float = 1.0,
         flip: bool = False,
         lean: float = 0.0,
@@ -233,35 +269,63 @@ class Canvas:
             return
         full_h, full_w = sprite.levels[0].shape[:2]
         n = min(_steps(min(full_h / h, full_w / w)), len(sprite.levels) - 1)
-        picture = sprite.levels[n]
-        sh, sw = picture.shape[:2]
+        sh, sw = sprite.levels[n].shape[:2]
         x, y = foot
-        reach = abs(lean) * h
-        x0, y0 = max(0, math.floor(x - w / 2 - reach)), max(0, math.floor(y - h))
-        x1 = min(self.width, math.ceil(x + w / 2 + reach) + 1)
-        y1 = min(self.height, math.ceil(y) + 1)
-        if x1 - x0 < 1 or y1 - y0 < 1:
-            return
-        box = (x0, y0, x1, y1)
         ax = (-w if flip else w) / sw
         ay = h / sh
-        left = x + w / 2 if flip else x - w / 2
+        m = (ax, -lean * ay, x - ax * sw / 2 + lean * h, ay, y - h)
+        light = self.light.matrices(distance_m, lum, tint)
+        for band in sprite.bands(n, _BANDS if w * h > _BANDED_PX else 1):
+            box = self._band_box(band, m, sh)
+            if box is not None:
+                self._stand(sprite, n, box, m, light, fade, label)
+
+    def _band_box(self, band: Band, m: _Affine, rows: int) -> tuple[int, int, int, int] | None:
+        """The part of the frame that a band of a level with so many rows takes; None if outside."""
+        ax, shear, left, ay, top = m
+        low, high = ax * (band.left - 1), ax * (band.right + 1)
+        if ax < 0:
+            low, high = high, low
+        lean, more = shear * (band.top - 1), shear * (band.bottom + 1)
+        if shear < 0:
+            lean, more = more, lean
+        x0 = max(0, math.floor(left + low + lean))
+        x1 = min(self.width, math.ceil(left + high + more) + 1)
+        # Neighbours share an edge, so that no row of the frame is painted twice.
+        first, last = top + ay * band.top, top + ay * band.bottom
+        y0 = max(0, math.floor(first))
+        y1 = min(self.height, math.ceil(last) + 1 if band.bottom == rows else math.floor(last))
+        return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+    def _stand(
+        self,
+        sprite: Sprite,
+        n: int,
+        box: tuple[int, int, int, int],
+        m: _Affine,
+        light: tuple[F32, F32],
+        fade: float,
+        label: int | None,
+    ) -> None:
+        """Draws what a box of the frame holds of level n, placed by m."""
+        x0, y0, x1, y1 = box
         # Pixel centres: source (i + .5) maps to screen (j + .5).
-        m = np.array(
-            [
-                [ax, -lean * ay, left + lean * h - x0 - 0.5 + 0.5 * ax - 0.5 * lean * ay],
-                [0.0, ay, y - h - y0 - 0.5 + 0.5 * ay],
-            ]
+        ax, shear, left, ay, top = m
+        placed = np.array(
+            (
+                (ax, shear, left + (ax + shear) / 2 - 0.5 - x0),
+                (0.0, ay, top + ay / 2 - 0.5 - y0),
+            )
         )
         size = (x1 - x0, y1 - y0)
-        drawn = np.asarray(cv2.warpAffine(picture, m, size, flags=cv2.INTER_LINEAR), np.uint8)
-        alpha = self._over(box, drawn, self.light.matrices(distance_m, lum, tint), fade)
+        drawn = cv2.warpAffine(sprite.levels[n], placed, size, flags=cv2.INTER_LINEAR)
+        alpha = self._over(box, np.asarray(drawn, np.uint8), light, fade)
         if label is None:
             return
         if sprite.masks is None:
             shape = alpha
         elif fade > 0.5:
-            shape = np.asarray(cv2.warpAffine(sprite.masks[n], m, size), np.uint8)
+            shape = np.asarray(cv2.warpAffine(sprite.masks[n], placed, size), np.uint8)
         else:
             return
         self._mark(box, shape, label)
@@ -273,7 +337,7 @@ class Canvas:
         label: int | None,
         distance_m: float,
         lum: float = 1.0,
-        tint: BGR = (1.0, 1.0, 1.0),
+        tint: BGR = PLAIN,
         span: tuple[float, float] = (0.0, 1.0),
         solid: bool = False,
     ) -> None:

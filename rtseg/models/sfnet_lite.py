@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rtseg.errors import ConfigError
 from rtseg.models.backbones.resnet import ResNet
 from rtseg.models.layers import ConvBNReLU, PyramidPooling, upsample_like
 
@@ -85,14 +86,22 @@ class SFNetLite(nn.Module):
         num_classes: C.
         backbone: gives four feature maps at strides 4, 8, 16 and 32.
         width: channels of the decoder.
+        align_stride: 4 is the paper's place of the alignment. 8 aligns the stride-16 level to the
+            stride-8 one and adds the sum to the finest: a quarter of the sampling, which is slow
+            for what it computes, and a head of half the input.
 
     Forward: (N, 3, H, W) to logits (N, C, H / 4, W / 4); in training mode a list with the
     auxiliary logits of the stride-16 level (N, C, H / 16, W / 16) as well.
     """
 
-    def __init__(self, num_classes: int, backbone: ResNet, width: int = 128) -> None:
+    def __init__(
+        self, num_classes: int, backbone: ResNet, width: int = 128, align_stride: int = 4
+    ) -> None:
         super().__init__()
+        if align_stride not in (4, 8):
+            raise ConfigError(f"align_stride is 4 or 8, not {align_stride}")
         self.backbone = backbone
+        self.align_stride = align_stride
         fine, middle, coarse, deepest = backbone.channels
         self.context = PyramidPooling(deepest, width)
         self.lateral_fine = ConvBNReLU(fine, width, kernel_size=1)
@@ -100,7 +109,7 @@ class SFNetLite(nn.Module):
         self.lateral_coarse = ConvBNReLU(coarse, width, kernel_size=1)
         self.align = GatedDualFlowAlignment(width)
         self.head = nn.Sequential(
-            ConvBNReLU(2 * width, width),
+            ConvBNReLU(2 * width if align_stride == 4 else width, width),
             nn.Dropout2d(0.1),
             nn.Conv2d(width, num_classes, 1),
         )
@@ -113,10 +122,13 @@ class SFNetLite(nn.Module):
         coarse = self.lateral_coarse(coarse)
         coarse = coarse + upsample_like(self.context(deepest), coarse)
         middle = self.lateral_middle(middle)
-        middle = middle + upsample_like(coarse, middle)
         low = self.lateral_fine(fine)
-        fused = self.align(low, middle)
-        logits: Tensor = self.head(torch.cat((fused, upsample_like(coarse, fused)), dim=1))
+        if self.align_stride == 4:
+            fused = self.align(low, middle + upsample_like(coarse, middle))
+            features = torch.cat((fused, upsample_like(coarse, fused)), dim=1)
+        else:
+            features = low + upsample_like(self.align(middle, coarse), low)
+        logits: Tensor = self.head(features)
         if self.training:
             return [logits, self.auxiliary(coarse)]
         return logits
@@ -129,6 +141,7 @@ def build(
     channels: tuple[int, int, int, int] = (64, 128, 256, 512),
     blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
     width: int = 128,
+    align_stride: int = 4,
 ) -> SFNetLite:
     """An SFNet-Lite over a ResNet of the given widths and depths; see the two classes."""
-    return SFNetLite(num_classes, ResNet(stem_channels, channels, blocks), width)
+    return SFNetLite(num_classes, ResNet(stem_channels, channels, blocks), width, align_stride)
