@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +55,17 @@ def batches(crops: Batches, workers: int, device: torch.device) -> Iterator[Batc
         prefetch_factor=4 if workers else None,
         multiprocessing_context=method if workers else None,
         collate_fn=_collate,
+        worker_init_fn=_ignore_ctrl_c,
     )
     for rgb, labels, names, bad in loader:
         if rgb is None:
             raise DataError(f"{bad[0]} {SKIP_BAD}")
         yield Batch(normalise(rgb.to(device)), labels.to(device).long(), names, bad)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """A terminal's Ctrl-C reaches the loaders too; when they end is for the trainer to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(

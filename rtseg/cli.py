@@ -14,16 +14,17 @@ import typer
 
 from rtseg.config import RunConfig, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
-from rtseg.signals import stop_on_signals
+from rtseg.signals import stop_asked, stop_on_signals
 
 app = typer.Typer(
     name="rtseg",
     help="Real-time video segmentation: a class for every pixel, every frame on time.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of it
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")]
 Engine = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or eager.")]
@@ -217,6 +218,7 @@ def train(
     from rtseg.train import train as train_network
 
     directory = out or Path("runs") / plan.name
+    stopped = stop_asked()
     with Bar("steps") as bar:
         best = train_network(
             plan,
@@ -225,7 +227,10 @@ def train(
             skip_bad=skip_bad,
             progress=bar.print,
             on_step=bar.update,
+            stopped=stopped,
         )
+    if stopped():
+        raise typer.Exit(130)
     if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun, the first one exports
         return
     path = directory / f"{plan.name}.onnx"
@@ -304,8 +309,14 @@ def doctor(json_path: Json = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code (see `rtseg.errors`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments, standalone_mode=True)
+        sys.exit(app(given or ["--help"], standalone_mode=False))
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "rtseg"
+        _fail(ConfigError(f"{_one_line(error.format_message())}: see {command} --help"), 2)
+    except typer.Abort:
+        sys.exit(130)
     except RtsegError as error:
         _fail(error, error.exit_code)
     except ImportError as error:
@@ -318,6 +329,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).rstrip(".")
 
 
 def _fail(error: RtsegError, code: int) -> None:

@@ -17,20 +17,39 @@ def stop_on_signals() -> Callable[[Pipeline], None]:
     Returns what takes the pipeline once there is one. A signal before that waits for it: a
     runtime that is interrupted while it compiles takes the process down.
     """
-    asked = threading.Event()
     pipelines: list[Pipeline] = []
 
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        asked.set()
+    def stop() -> None:
         for pipeline in pipelines:
             pipeline.stop()
+
+    asked = _on_signals(stop)
 
     def take(pipeline: Pipeline) -> None:
         pipelines.append(pipeline)
         if asked.is_set():
             pipeline.stop()
 
+    return take
+
+
+def stop_asked() -> Callable[[], bool]:
+    """From now on Ctrl-C and SIGTERM only make what this returns true; a second one ends at once.
+
+    For a loop that looks for itself where it may stop.
+    """
+    return _on_signals(lambda: None).is_set
+
+
+def _on_signals(then: Callable[[], object]) -> threading.Event:
+    """Sets the event it returns, and calls `then`, at the first signal of each kind."""
+    asked = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        asked.set()
+        then()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    return take
+    return asked

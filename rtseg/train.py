@@ -46,6 +46,7 @@ def train(
     skip_bad: bool = False,
     progress: Callable[[str], None] = print,
     on_step: Callable[[int, int, str], None] = lambda step, steps, note: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Trains a network and returns the path of the best checkpoint, its averaged weights.
 
@@ -58,6 +59,7 @@ def train(
         skip_bad: leave out samples that cannot be read, saying so once for each.
         progress: gets a line at each validation.
         on_step: gets the step, how many there are, and the loss, after each step.
+        stopped: asked after each step; True ends the run there, with `last.pt` as of that step.
 
     Raises:
         ConfigError, DataError: before the first step; DataError also at an unreadable sample.
@@ -95,12 +97,26 @@ def train(
         pace = (time.monotonic() - began) / (trainer.step - first_step)
         steps = recipe.optimiser.steps
         on_step(trainer.step, steps, f"loss {losses[-1]:.3f}, {pace:.2f} s per step")
+        ending = _any_process(fabric, stopped())
         if trainer.step % recipe.optimiser.validate_every == 0 or trainer.step == steps:
             record = {"loss": round(float(np.mean(losses)), 4), "step_seconds": round(pace, 3)}
             record = trainer.validate(record)
             progress(f"{json.dumps(record)} eta {pace * (steps - trainer.step) / 60:.0f} min")
             losses = []
+        elif ending:
+            trainer.save()
+        if ending:
+            progress(f"stopped at step {trainer.step} of {steps}: run it again to go on from there")
+            break
     return trainer.best
+
+
+def _any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is set in any process, so that all of them leave a loop together."""
+    if fabric.world_size == 1:
+        return flag
+    flags: Any = fabric.all_reduce(torch.tensor(int(flag), device=fabric.device), reduce_op="sum")
+    return bool(flags)
 
 
 class _Trainer:
@@ -198,13 +214,20 @@ class _Trainer:
         }
         better = miou > self.best_miou
         self.best_miou = max(miou, self.best_miou)
+        self.save(record, better)
+        return record
+
+    def save(self, record: dict[str, Any] | None = None, better: bool = False) -> None:
+        """Writes `last.pt`; before it the log's line if there is one, and the best weights."""
         if self.fabric.is_global_zero:
             try:
-                with self.log.open("a") as log:
-                    log.write(json.dumps(record) + "\n")
+                if record is not None:
+                    with self.log.open("a") as log:
+                        log.write(json.dumps(record) + "\n")
                 if better:
-                    save_weights(self.average, self.best, step=self.step, miou=miou)
-                self._save()
+                    save_weights(self.average, self.best, step=self.step, miou=self.best_miou)
+                with replacing(self.last) as partial:
+                    torch.save(self._state(), partial)
             except (OSError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
                 raise TrainingError(
@@ -212,7 +235,6 @@ class _Trainer:
                     f"({reason}): free some space and run it again; the one before is intact"
                 ) from error
         self.fabric.barrier()
-        return record
 
     def _measure(self) -> tuple[float, list[float]]:
         """mIoU and IoU per class, at the labels' own size; the processes share the samples."""
@@ -236,16 +258,14 @@ class _Trainer:
         self.network.load_state_dict(own)
         return confusion.mean_iou(), [float(v) for v in confusion.iou()]
 
-    def _save(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
             "step": self.step,
             "best_miou": self.best_miou,
         }
-        with replacing(self.last) as partial:
-            torch.save(state, partial)
 
 
 class _Teacher:

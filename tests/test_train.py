@@ -91,16 +91,29 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_recipe: Recipe, tmp_path: P
         train(tiny_recipe, tmp_path / "parts", progress=print, on_step=interrupt)
     assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["step"] == 2
     assert run(tiny_recipe, tmp_path / "parts")[0] == "resumed at step 2"
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
-    whole, parts = (
-        torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "parts")
-    )
+
+def test_a_run_that_is_asked_to_stop_goes_on_from_that_step(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    run(tiny_recipe, tmp_path / "whole")
+    lines: list[str] = []
+    answers = iter((False, False, True))
+    train(tiny_recipe, tmp_path / "parts", progress=lines.append, stopped=lambda: next(answers))
+    assert lines[-1] == "stopped at step 3 of 4: run it again to go on from there"
+    assert run(tiny_recipe, tmp_path / "parts")[0] == "resumed at step 3"
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    whole, parts = (torch.load(run / "last.pt", weights_only=True) for run in (first, second))
     for part in ("network", "average"):
         assert whole[part].keys() == parts[part].keys()
         for key, value in whole[part].items():
             assert torch.equal(value, parts[part][key]), f"{part} {key}"
     assert whole["best_miou"] == parts["best_miou"]
-    assert log_of(tmp_path / "whole")[-1]["val_miou"] == log_of(tmp_path / "parts")[-1]["val_miou"]
+    assert log_of(first)[-1]["val_miou"] == log_of(second)[-1]["val_miou"]
 
 
 def test_a_finished_run_is_left_alone(tiny_recipe: Recipe, tmp_path: Path) -> None:

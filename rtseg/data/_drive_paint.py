@@ -143,8 +143,8 @@ class Sprite:
         if (n, count) not in self._bands:
             shape = self.levels[n][..., 3]
             if self.masks is not None:
-                shape = cv2.max(shape, self.masks[n])
-            self._bands[n, count] = _bands(np.asarray(shape, np.uint8), count)
+                shape = np.maximum(shape, self.masks[n])
+            self._bands[n, count] = _bands(shape, count)
         return self._bands[n, count]
 
     def level(self, nx: int, ny: int) -> U8:
