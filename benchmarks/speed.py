@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 def export_untrained(network: nn.Module, contract: Contract, path: Path) -> Row:
     """Exports a network as it is, under a contract; {params, gmacs} of what is in the file."""
-    from rtseg.export import _gmacs, export_onnx
+    from rtseg.export import export_onnx, gmacs
     from rtseg.models import AUXILIARY_PREFIX
 
     facts = {
@@ -49,7 +49,7 @@ def export_untrained(network: nn.Module, contract: Contract, path: Path) -> Row:
             for name, p in network.named_parameters()
             if not name.startswith(AUXILIARY_PREFIX)
         ),
-        "gmacs": round(_gmacs(network, contract.input_hw), 2),
+        "gmacs": round(gmacs(network, contract.input_hw), 2),
     }
     export_onnx(network, replace(contract, measured={}, trained_on="", facts=facts), path)
     return facts

@@ -20,6 +20,7 @@ from rtseg._hud import printable, text_mask
 from rtseg.data import DataSet
 from rtseg.errors import ConfigError, MissingDependencyError
 from rtseg.evaluate import Evaluation, Predictor, label_table, load_sample
+from rtseg.files import replacing
 from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap, Labels
 from rtseg.metrics import Confusion
 from rtseg.overlay import Renderer
@@ -268,7 +269,8 @@ def _text(strip: ImageBGR, text: str, x: int, cap_px: int, bgr: tuple[int, int, 
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(content)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -64,7 +64,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: boo
                 for name, p in network.named_parameters()
                 if not name.startswith(AUXILIARY_PREFIX)
             ),
-            "gmacs": round(_gmacs(network, recipe.data.input_hw), 2),
+            "gmacs": round(gmacs(network, recipe.data.input_hw), 2),
             "paper": module.PAPER,
             "year": module.YEAR,
         },
@@ -121,6 +121,13 @@ def export_onnx(
     except OSError as err:
         raise ModelError(f"{path}: cannot write the model file: {err.strerror}") from err
     return error
+
+
+def gmacs(network: nn.Module, input_hw: tuple[int, int]) -> float:
+    """Billions of multiply-accumulates of one forward pass, by PyTorch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network.eval()(torch.zeros(1, 3, *input_hw))
+    return float(counter.get_total_flops()) / 2e9
 
 
 def _measured(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
@@ -184,13 +191,6 @@ def _store_half(model: Any) -> None:
     graph.node.extend(nodes)
     # Shapes and types of intermediates were written for float32 initializers.
     del graph.value_info[:]
-
-
-def _gmacs(network: nn.Module, input_hw: tuple[int, int]) -> float:
-    """Billions of multiply-accumulates of one forward pass, by PyTorch's own counter."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network.eval()(torch.zeros(1, 3, *input_hw))
-    return float(counter.get_total_flops()) / 2e9
 
 
 def _relative_error(network: nn.Module, data: bytes, size: tuple[int, int]) -> float:

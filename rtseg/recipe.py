@@ -19,6 +19,7 @@ else:
     import tomli as tomllib
 
 Section = TypeVar("Section")
+CLASS_WEIGHTS = ("log", "median", "equal")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class OptimiserRecipe:
         ema_decay: of the averaged weights that are validated and shipped.
         clip_norm: largest gradient norm.
         auxiliary_weight: of each auxiliary head's loss.
-        class_weight_offset: of the 1 / log(offset + frequency) class weights; 0 for equal weights.
+        class_weights: "log" for 1 / log(offset + frequency), "median" for median frequency
+            balancing (both in `rtseg.losses`), "equal".
+        class_weight_offset: the offset of "log"; a larger one bounds the weights more tightly.
         validate_every: steps between validations and checkpoints.
         workers: data loader processes.
     """
@@ -82,6 +85,7 @@ class OptimiserRecipe:
     ema_decay: float = 0.998
     clip_norm: float = 5.0
     auxiliary_weight: float = 0.4
+    class_weights: str = "log"
     class_weight_offset: float = 1.10
     validate_every: int = 500
     workers: int = 1
@@ -226,6 +230,13 @@ def _check(recipe: Recipe, path: Path) -> None:
     for name in ("steps", "batch", "validate_every", "learning_rate"):
         if not getattr(optimiser, name) > 0:
             raise ConfigError(f"{path}: [optimiser] {name} must be positive")
+    if optimiser.class_weights not in CLASS_WEIGHTS:
+        raise ConfigError(
+            f"{path}: [optimiser] class_weights is {optimiser.class_weights!r}: "
+            f"choose one of {', '.join(CLASS_WEIGHTS)}"
+        )
+    if not optimiser.class_weight_offset > 1:
+        raise ConfigError(f"{path}: [optimiser] class_weight_offset must be above 1")
     if recipe.init and recipe.grow:
         raise ConfigError(f"{path}: init and grow exclude each other: remove one")
     for name in ("class_uniform", "paste"):

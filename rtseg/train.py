@@ -31,7 +31,13 @@ from rtseg.data.transforms import MEAN_RGB, STD_RGB, Augmentation
 from rtseg.engine.eager import build_network, cpu_has_bf16
 from rtseg.errors import ConfigError, DataError, TrainingError
 from rtseg.files import replacing
-from rtseg.losses import check_terms, distillation_loss, log_class_weights, segmentation_loss
+from rtseg.losses import (
+    check_terms,
+    distillation_loss,
+    log_class_weights,
+    median_class_weights,
+    segmentation_loss,
+)
 from rtseg.metrics import Confusion
 from rtseg.models._weights import save_weights
 from rtseg.recipe import Recipe, expanded
@@ -148,9 +154,13 @@ class _Trainer:
         self.network, self.optimiser = fabric.setup(network, optimiser)
         self.step, self.best_miou = 0, -1.0
         self.class_weights: Tensor | None = None
-        if options.class_weight_offset:
-            frequency = _class_frequency(data[0], len(val.classes), skip_bad)
-            weights = log_class_weights(frequency, options.class_weight_offset)
+        if options.class_weights != "equal":
+            counts = _class_counts(data[0], len(val.classes), skip_bad)
+            if options.class_weights == "median":
+                weights = median_class_weights(counts)
+            else:
+                frequency = (counts.sum(0) / counts.sum().clamp_min(1)).float()
+                weights = log_class_weights(frequency, options.class_weight_offset)
             self.class_weights = weights.to(fabric.device)
 
     def resume(self) -> None:
@@ -367,14 +377,13 @@ def _channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # untyped in torch
 
 
-def _class_frequency(data: DataSet, num_classes: int, skip_bad: bool) -> Tensor:
-    """(C,) share of each class among the labelled pixels of up to 400 samples."""
-    counts = np.zeros(256, np.int64)
+def _class_counts(data: DataSet, num_classes: int, skip_bad: bool) -> Tensor:
+    """(S, C) float64 pixels of each class in each of up to 400 samples."""
+    counts = [np.zeros(256, np.int64)]
     for sample in data.samples[:400]:
         try:
-            counts += np.bincount(sample.load()[1].ravel(), minlength=256)
+            counts.append(np.bincount(sample.load()[1].ravel(), minlength=256))
         except DataError as error:
             if not skip_bad:
                 raise DataError(f"{error} {SKIP_BAD}") from error
-    kept = counts[:num_classes].astype(np.float64)
-    return torch.from_numpy(kept / max(kept.sum(), 1.0)).float()
+    return torch.from_numpy(np.stack(counts)[:, :num_classes].astype(np.float64))

@@ -68,6 +68,8 @@ def test_every_shipped_recipe_is_good() -> None:
         ('[model]\nfamily = "sfnet_lite"', 'model = "x"\n[x]', r"model must be a table"),
         ("[optimiser]", "[optimiser", r"not valid TOML"),
         ("steps = 10", "steps = 10\nlearning_rate = 'x'", r"learning_rate must be a number"),
+        ("steps = 10", "steps = 10\nclass_weights = 'x'", "choose one of log, median, equal"),
+        ("steps = 10", "steps = 10\nclass_weight_offset = 1", "class_weight_offset must be above"),
         ("steps = 10", "steps = 10\nworkers = -1", r"workers must not be negative"),
         ("steps = 10", "steps = true", r"steps must be a whole number, got True"),
         ('val = "camvid:DIR"', "val = 3", r"val must be text, got 3"),

@@ -327,6 +327,19 @@ def test_a_recipe_chooses_its_loss(tiny_recipe: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("class_weights", ["median", "equal"])
+def test_a_recipe_chooses_its_class_weights(
+    tiny_recipe: Recipe, tmp_path: Path, class_weights: str
+) -> None:
+    """The first loss differs by them, and by nothing else."""
+    first = {}
+    for kind in ("log", class_weights):
+        recipe = changed(tiny_recipe, steps=1, class_weights=kind, class_weight_offset=1.02)
+        run(recipe, tmp_path / kind)
+        first[kind] = log_of(tmp_path / kind)[0]["loss"]
+    assert first["log"] != first[class_weights]
+
+
 def test_two_processes_train_together(
     tiny_recipe: Recipe, camvid_like: Path, tmp_path: Path
 ) -> None:

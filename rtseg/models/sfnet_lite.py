@@ -67,8 +67,10 @@ class GatedDualFlowAlignment(nn.Module):
         high_reduced = upsample_like(self.reduce_high(high), low)
         high = upsample_like(high, low)
         flow = self.flow(torch.cat((high_reduced, self.reduce_low(low)), dim=1))
-        high = flow_warp(high, flow[:, :2])
-        low = flow_warp(low, flow[:, 2:])
+        return self.mix(flow_warp(low, flow[:, 2:]), flow_warp(high, flow[:, :2]))
+
+    def mix(self, low: Tensor, high: Tensor) -> Tensor:
+        """The gate's share of each: two (N, C, H, W) to one."""
         statistics = (
             high.mean(dim=1, keepdim=True),
             low.mean(dim=1, keepdim=True),
