@@ -1,24 +1,27 @@
-"""The README's table of measured figures, made from the records in benchmarks/results.
+"""The README's tables of measured figures, made from the records in benchmarks/results.
 
-    python benchmarks/figures.py
+    python benchmarks/figures.py            print them
+    python benchmarks/figures.py --write    put them into the README, between their marks
 
-The README holds what this prints; a test compares the two, so no figure in it is typed by hand.
+A test compares the two, so no figure in it is typed by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 Row = tuple[str, str, str]
 
 
 def table(results: Path) -> str:
     """Markdown: what was measured, the figure, the command that measures it again."""
     rows = [
-        *_accuracy(_read(results, "eval")),
+        *(row for path in sorted(results.glob("eval*.json")) for row in _accuracy(path)),
         *_pipeline(_read(results, "pipeline")),
         *_pipeline(_read(results, "pipeline-drive")),
         *(_speed(_read(results, "speed")) if (results / "speed.json").exists() else ()),
@@ -49,7 +52,9 @@ def _command(record: Any) -> str:
     return f"python benchmarks/{record['command']}".partition(" --json")[0]
 
 
-def _accuracy(record: Any) -> list[Row]:
+def _accuracy(path: Path) -> list[Row]:
+    record = json.loads(path.read_text())
+    command = " ".join(record["command"]).partition(" --json")[0]
     figure = f"{100 * record['miou']:.1f} % mIoU, {100 * record['pixel_accuracy']:.1f} % of pixels"
     height, width = record["size"]
     what = f"`{record['model']}` on CamVid {record['split']}, {record['frames']} images"
@@ -57,7 +62,7 @@ def _accuracy(record: Any) -> list[Row]:
         (
             f"{what}, input {height}×{width}, {record['engine']} {record['precision']}",
             figure,
-            "rtseg eval --data camvid:CamVid --split val",
+            command,
         )
     ]
 
@@ -179,5 +184,49 @@ def _startup(record: Any) -> list[Row]:
     ]
 
 
+def architecture(results: Path) -> str:
+    """Markdown: what each part of SFNet-Lite costs."""
+    record = _read(results, "ablation")
+    lines = [
+        f"`{record['model']}` at {record['size'].replace('x', '×')}, {record['engine']}, with random "
+        f"weights; `{_command(record)}`:",
+        "",
+        "| variant | parameters | GMACs | speed |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['variant']} | {row['params'] / 1e6:.2f} M | {row['gmacs']:.2f} "
+            f"| {row['relative']:.2f}× |"
+            for row in record["results"]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"figures": table, "architecture": architecture}
+"""By the mark that they stand under in the README."""
+
+
+def written(readme: str, results: Path) -> str:
+    """The README with every table made anew."""
+    for mark, make in TABLES.items():
+        before, begin, rest = readme.partition(f"<!-- {mark} -->\n")
+        _, end, after = rest.partition(f"<!-- /{mark} -->")
+        if not begin or not end:
+            raise SystemExit(f"README.md has no <!-- {mark} --> ... <!-- /{mark} -->")
+        readme = before + begin + make(results) + "\n" + end + after
+    return readme
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="into the README")
+    if parser.parse_args().write:
+        README.write_text(written(README.read_text(), RESULTS))
+    else:
+        print("\n\n".join(make(RESULTS) for make in TABLES.values()))
+
+
 if __name__ == "__main__":
-    print(table(RESULTS))
+    main()
