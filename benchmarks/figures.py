@@ -188,8 +188,8 @@ def architecture(results: Path) -> str:
     """Markdown: what each part of SFNet-Lite costs."""
     record = _read(results, "ablation")
     lines = [
-        f"`{record['model']}` at {record['size'].replace('x', '×')}, {record['engine']}, with random "
-        f"weights; `{_command(record)}`:",
+        f"`{record['model']}` at {record['size'].replace('x', '×')}, {record['engine']}, with "
+        f"random weights; `{_command(record)}`:",
         "",
         "| variant | parameters | GMACs | speed |",
         "|---|---|---|---|",
@@ -202,7 +202,28 @@ def architecture(results: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"figures": table, "architecture": architecture}
+def int8(results: Path) -> str:
+    """Markdown: what int8 costs in mIoU and gains in speed."""
+    record = _read(results, "int8")
+    calibration = record["calibration"]
+    lines = [
+        f"Calibrated on {calibration['frames']} frames of {calibration['split']}, measured on "
+        f"{record['data']}; `CAMVID=CamVid {_command(record)}`:",
+        "",
+        "| model | fp32 | int8 | pixels alike | layers kept | OpenVINO, int8 over bf16 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, row in record["results"].items():
+        full, small = (row["engines"][f"onnxruntime {kind}"] for kind in ("fp32", "int8"))
+        lines.append(
+            f"| `{model}` | {100 * full['miou']:.2f} % | {100 * small['miou']:.2f} % "
+            f"| {100 * small['pixel_agreement']:.2f} % | {len(row['kept'])} of {row['layers']} "
+            f"| {row['speed_up']:.2f}× |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"figures": table, "architecture": architecture, "int8": int8}
 """By the mark that they stand under in the README."""
 
 

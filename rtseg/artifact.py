@@ -38,6 +38,8 @@ class Contract:
         output_stride: input size over logits size.
         align_corners: how logits are upsampled.
         family, options: the network in `rtseg.models` and its build options; "" if not ours.
+        precision: what the graph itself computes in ("fp16", "int8", "fp8"); "" leaves it to the
+            engine.
         trained_on: data sets, for people.
         measured: {data, split, size, miou} of this file, or empty.
         facts: {params, gmacs, paper, year} of the network, for people.
@@ -54,6 +56,7 @@ class Contract:
     align_corners: bool = False
     family: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""
     trained_on: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

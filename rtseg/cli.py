@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -12,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from rtseg import cli_engines
 from rtseg.config import RunConfig, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
+from rtseg.json_output import Json, check_json, write_json
 from rtseg.signals import stop_asked, stop_on_signals
 
 app = typer.Typer(
@@ -35,7 +36,6 @@ Classes = Annotated[
 ]
 Mean = Annotated[str | None, typer.Option(help="R,G,B in 0..1, for a file without a contract.")]
 Std = Annotated[str | None, typer.Option(help="R,G,B in 0..1, for a file without a contract.")]
-Json = Annotated[str | None, typer.Option("--json", help="Write the result there; - for stdout.")]
 
 
 @app.callback()
@@ -102,7 +102,7 @@ def run(
         mean=None if mean is None else parse_triple(mean, "--mean"),
         std=None if std is None else parse_triple(std, "--std"),
     )
-    _check_json(report)
+    check_json(report)
     on_pipeline = stop_on_signals()
     from rtseg.pipeline import run_config
     from rtseg.terminal import RunDisplay
@@ -113,12 +113,13 @@ def run(
             on_notice=display.notice,
             on_progress=display.progress,
             on_pipeline=on_pipeline,
+            on_build=display.building,
             measure_engine=report is not None,
             command=_command(),
         )
     display.summary(result)
     if report is not None:
-        _write_json(result.to_dict(), report)
+        write_json(result.to_dict(), report)
 
 
 @app.command()
@@ -129,7 +130,7 @@ def models(json_path: Json = None) -> None:
 
     rows = model_rows()
     if json_path is not None:
-        _write_json(rows, json_path)
+        write_json(rows, json_path)
     if json_path != "-":
         models_table(rows)
 
@@ -164,7 +165,7 @@ def evaluate(
     json_path: Json = None,
 ) -> None:
     """Measure mIoU, accuracy and boundary F1 against the labels of a data set."""
-    _check_json(json_path)
+    check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.data import open_data
     from rtseg.evaluate import evaluate as evaluate_model
@@ -188,7 +189,7 @@ def evaluate(
     finally:
         segmenter.close()
     if json_path is not None:
-        _write_json(result, json_path)
+        write_json(result, json_path)
     if json_path != "-":
         evaluation_table(result)
 
@@ -258,6 +259,10 @@ def export(
     _say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB, relative error {error:.1e}")
 
 
+app.command()(cli_engines.build)
+app.command()(cli_engines.inspect)
+
+
 @app.command()
 def bench(
     data: Annotated[
@@ -274,7 +279,7 @@ def bench(
     """Measure frames per second against mIoU."""
     if frames < 2:
         raise ConfigError(f"--frames must be at least 2, got {frames}")
-    _check_json(json_path)
+    check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.bench import bench_row, results
     from rtseg.data import open_data
@@ -287,7 +292,7 @@ def bench(
     )
     record = results([row], samples, _command())
     if json_path is not None:
-        _write_json(record, json_path)
+        write_json(record, json_path)
     if json_path != "-":
         bench_table(record)
     if row["error"]:
@@ -302,7 +307,7 @@ def doctor(json_path: Json = None) -> None:
 
     findings = examine()
     if json_path is not None:
-        _write_json([f.to_dict() for f in findings], json_path)
+        write_json([f.to_dict() for f in findings], json_path)
     if json_path != "-":
         doctor_table(findings)
 
@@ -340,29 +345,6 @@ def _fail(error: RtsegError, code: int) -> None:
         traceback.print_exc()
     print(f"rtseg: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _check_json(path: str | None) -> None:
-    """Before a long measurement: that its result will have a place."""
-    if path is None or path == "-":
-        return
-    parent = Path(path).parent
-    if not parent.is_dir():
-        raise ConfigError(f"{path}: directory {parent} does not exist: create it first")
-    target = Path(path) if Path(path).exists() else parent
-    if Path(path).is_dir() or not os.access(target, os.W_OK):
-        raise ConfigError(f"{path}: cannot write it: choose another place")
-
-
-def _write_json(value: Any, path: str) -> None:
-    text = json.dumps(value, indent=2)
-    if path == "-":
-        print(text)
-        return
-    try:
-        Path(path).write_text(text + "\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
 
 
 def _command() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Any
 
 from rtseg import engine, native, plugins
 from rtseg.artifact import shipped
+from rtseg.build import cannot_build
+from rtseg.engine import _cuda, _tensorrt
+from rtseg.engine_recipe import read_engine_recipe
 from rtseg.errors import RtsegError
 from rtseg.machine import cpu_count, cpu_features, cpu_name
+from rtseg.native import cuda as cuda_kernels
+from rtseg.source import _nvdec
 from rtseg.timing import versions
+
+_TEGRA = Path("/etc/nv_tegra_release")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_INSTALL_DRIVER = "install NVIDIA's driver (Debian: apt install nvidia-driver, from non-free)"
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ def examine() -> list[Finding]:
         _system(),
         _kernels(),
         *(_engine(name) for name in engine.names()),
-        _gpu(),
+        *_nvidia(),
         _decoder(),
         _gstreamer(),
         _window(),
@@ -73,14 +83,121 @@ def _engine(name: str) -> Finding:
     return Finding(f"engine {name}", versions(package).get(package, "installed"), ok=True)
 
 
+def _nvidia() -> list[Finding]:
+    """GPU, driver, TensorRT and what goes with it; each with the command that mends it."""
+    return [
+        _gpu(),
+        _driver(),
+        _tensorrt_found(),
+        _package("PyCUDA", "pycuda", "the TensorRT engine needs it"),
+        _package("CUDA graphs", "cuda-bindings", "TensorRT launches faster with it"),
+        _cuda_kernels(),
+        _hardware_decoder(),
+        *_recipes(),
+    ]
+
+
 def _gpu() -> Finding:
+    if not _cuda.missing():
+        names = [f"{d.name}, SM{d.capability}, {d.memory_mib} MiB" for d in _cuda.devices()]
+        return Finding("GPU", "; ".join(names), ok=True)
+    if _TEGRA.exists():
+        return Finding("GPU", _TEGRA.read_text().splitlines()[0], ok=True)
     devices = sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*"))
-    tegra = Path("/etc/nv_tegra_release")
-    if tegra.exists():
-        return Finding("GPU", tegra.read_text().splitlines()[0], ok=True)
     if devices:
         return Finding("GPU", ", ".join(devices), ok=True)
+    if _on_the_bus():
+        return Finding("GPU", "an NVIDIA GPU without its driver", ok=False, fix=_INSTALL_DRIVER)
     return Finding("GPU", "no NVIDIA device: engines run on the CPU", ok=False)
+
+
+def _has_gpu() -> bool:
+    return _TEGRA.exists() or _on_the_bus() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _on_the_bus() -> bool:
+    """Whether a display controller of NVIDIA is on the PCI bus."""
+    for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
+        kind = vendor.with_name("class")
+        if vendor.read_text().strip() == "0x10de" and kind.read_text().startswith("0x03"):
+            return True
+    return False
+
+
+def _driver() -> Finding:
+    """The kernel's driver, by what it says of itself."""
+    try:
+        text = _DRIVER.read_text()
+    except OSError:
+        if _TEGRA.exists():
+            return Finding("NVIDIA driver", "JetPack's own", ok=True)
+        fix = _INSTALL_DRIVER if _on_the_bus() else ""
+        return Finding("NVIDIA driver", "not loaded", ok=False, fix=fix)
+    number = re.search(r"\d+\.\d+(\.\d+)?", text)
+    found = number[0] if number else text.splitlines()[0]
+    reason = _cuda.missing()
+    answers = not reason or "driver" not in reason
+    return Finding("NVIDIA driver", found, ok=answers, fix="" if answers else reason)
+
+
+def _tensorrt_found() -> Finding:
+    reason = _tensorrt.missing()
+    if reason:
+        return Finding("TensorRT", "not installed", ok=False, fix=reason)
+    trt = _tensorrt.load()
+    targets = ", ".join(_tensorrt.known_targets(trt)) or "this machine's GPU only"
+    return Finding("TensorRT", f"{_tensorrt.title(trt)}, builds for {targets}", ok=True)
+
+
+def _package(what: str, package: str, why: str) -> Finding:
+    found = versions(package).get(package)
+    if found:
+        return Finding(what, f"{package} {found}", ok=True)
+    fix = f"{why}: pip install 'rtseg[tensorrt]'" if _has_gpu() else ""
+    return Finding(what, "not installed", ok=False, fix=fix)
+
+
+def _cuda_kernels() -> Finding:
+    if cuda_kernels.find_file("kernels.fatbin"):
+        return Finding("CUDA kernels", "in this installation", ok=True)
+    nvcc = cuda_kernels.find_nvcc()
+    if nvcc:
+        return Finding("CUDA kernels", f"compiled at the first run by {nvcc}", ok=True)
+    return Finding(
+        "CUDA kernels",
+        "none",
+        ok=False,
+        fix="frames on a GPU need them: install the CUDA toolkit (nvcc) and reinstall rtseg",
+    )
+
+
+def _hardware_decoder() -> Finding:
+    if _TEGRA.exists():
+        return Finding("hardware decoding", "GStreamer's nvv4l2decoder, for csi:N", ok=True)
+    reason = _nvdec.missing()
+    if not reason:
+        return Finding("hardware decoding", f"PyNvVideoCodec {_nvdec.version()}", ok=True)
+    fix = f"videos are decoded on the CPU without it: {reason}" if _has_gpu() else ""
+    return Finding("hardware decoding", "not on a GPU", ok=False, fix=fix)
+
+
+def _recipes() -> list[Finding]:
+    """Which of the recipes in ./engines this machine can build."""
+    paths = sorted(Path("engines").glob("*.toml"))
+    can, reasons = [], []
+    for path in paths:
+        try:
+            reason = cannot_build(read_engine_recipe(path))
+        except RtsegError as error:
+            reason = str(error)
+        if reason:
+            reasons.append(reason)
+        else:
+            can.append(path.stem)
+    if not paths:
+        return []
+    found = f"{len(can)} of {len(paths)} in ./engines can be built here"
+    return [Finding("engine recipes", found, ok=bool(can), fix="" if can else reasons[0])]
 
 
 def _decoder() -> Finding:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +75,61 @@ class Frame:
         height, width = self.size_hw
         truth = "" if self.labels is None else ", labels"
         return f"Frame(#{self.index}, {height}x{width}, pts={self.pts_seconds:.6f} s{truth})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NV12:
+    """A picture in a GPU's memory as video decoders leave it: complete, nothing to wait for.
+
+    Whoever reads it holds on to this object until his stream has passed; when nobody holds it any
+    more, its memory is used for another picture.
+
+    Attributes:
+        y: device address of the luma, (H, W) uint8.
+        uv: device address of the chroma, (H / 2, W / 2, 2) uint8, U first.
+        pitch_bytes: from row to row, of both.
+        size_hw: (H, W) in pixels, both even.
+        full_range: luma covers 0..255, not 16..235.
+        matrix: the standard of the colours.
+        to_bgr: downloads and converts: (H, W, 3) uint8 BGR, contiguous, the caller's own.
+    """
+
+    y: int
+    uv: int
+    pitch_bytes: int
+    size_hw: tuple[int, int]
+    full_range: bool
+    matrix: Literal["bt601", "bt709"]
+    to_bgr: Callable[[], ImageBGR]
+
+
+class GpuFrame(Frame):
+    """A frame whose picture is on a GPU, `surface`; `image` is downloaded when first asked for."""
+
+    __slots__ = ("_image", "_lock", "surface")
+    surface: NV12
+    _image: ImageBGR | None
+    _lock: threading.Lock
+
+    def __init__(self, surface: NV12, index: int, pts_seconds: float, captured_at: float) -> None:
+        values = {"index": index, "pts_seconds": pts_seconds, "captured_at": captured_at}
+        own = {"surface": surface, "labels": None, "_image": None, "_lock": threading.Lock()}
+        for name, value in {**values, **own}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def image(self) -> ImageBGR:
+        """(H, W, 3) uint8 BGR, contiguous."""
+        with self._lock:
+            if self._image is None:
+                object.__setattr__(self, "_image", self.surface.to_bgr())
+            assert self._image is not None
+            return self._image
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.surface.size_hw
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +214,8 @@ class LabelMap:
         confidence: (H, W) float32 in 0..1, or None.
         counts: (256,) int64, how many pixels have each label, from whoever counted them already;
             None to count when asked.
+        blended: (H, W, 3) uint8 BGR, the frame with the colours mixed in, where the device has
+            done that already; else None.
     """
 
     labels: Labels
@@ -164,6 +224,7 @@ class LabelMap:
     captured_at: float = 0.0
     confidence: NDArray[np.float32] | None = None
     counts: NDArray[np.int64] | None = None
+    blended: ImageBGR | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels)

@@ -111,13 +111,20 @@ class Renderer:
         self._keep_lut[list(self.effect.classes)] = 255
         self._hud = Hud(classes, title, self.effect.classes or None) if hud else None
         self._buffers: dict[str, NDArray[np.uint8]] = {}
-        self._draw: Callable[[ImageBGR, Labels], ImageBGR] = {
+        self._draw: Callable[[ImageBGR, Labels, ImageBGR | None], ImageBGR] = {
             "overlay": self._overlay,
             "mask": self._mask,
             "contour": self._contour,
             "blur": self._blur,
             "side-by-side": self._side_by_side,
         }[self.effect.kind]
+
+    @property
+    def blending(self) -> tuple[NDArray[np.uint8], float] | None:
+        """Palette (256, 3) uint8 BGR and opacity, for a device to blend by; None if unused."""
+        if self.effect.kind in ("overlay", "side-by-side"):
+            return self._lut, self._opacity
+        return None
 
     def render(
         self,
@@ -146,7 +153,7 @@ class Renderer:
         labels = result.labels
         if labels.shape != frame.size_hw:
             raise ValueError(f"labels: expected {frame.size_hw} like the frame, got {labels.shape}")
-        picture = self._draw(frame.image, np.ascontiguousarray(labels))
+        picture = self._draw(frame.image, np.ascontiguousarray(labels), result.blended)
         if self._hud is not None:
             self._hud.draw(
                 picture,
@@ -175,8 +182,13 @@ class Renderer:
             counts[self._classes.ignore_index] = 0.0
         return counts / sample.size
 
-    def _blend_into(self, image: ImageBGR, labels: Labels, out: ImageBGR) -> None:
-        native.blend(image, labels, self._lut, self._opacity, out=out)
+    def _blend_into(
+        self, image: ImageBGR, labels: Labels, blended: ImageBGR | None, out: ImageBGR
+    ) -> None:
+        if blended is None:
+            native.blend(image, labels, self._lut, self._opacity, out=out)
+        else:
+            np.copyto(out, blended)
         # The table's entry for no class is black and would darken the image: put it back.
         unlabelled = self._buffer("unlabelled", labels.shape)
         cv2.threshold(labels, len(self._classes) - 1, 255, cv2.THRESH_BINARY, dst=unlabelled)
@@ -187,25 +199,25 @@ class Renderer:
         if unlabelled.any():
             cv2.copyTo(image, unlabelled, out)
 
-    def _overlay(self, image: ImageBGR, labels: Labels) -> ImageBGR:
+    def _overlay(self, image: ImageBGR, labels: Labels, blended: ImageBGR | None) -> ImageBGR:
         out = self._buffer("picture", image.shape)
-        self._blend_into(image, labels, out)
+        self._blend_into(image, labels, blended, out)
         return out
 
-    def _mask(self, image: ImageBGR, labels: Labels) -> ImageBGR:
+    def _mask(self, image: ImageBGR, labels: Labels, _: object) -> ImageBGR:
         out = self._buffer("picture", image.shape)
         cv2.applyColorMap(labels, self._colour_map, dst=out)
         return out
 
-    def _side_by_side(self, image: ImageBGR, labels: Labels) -> ImageBGR:
+    def _side_by_side(self, image: ImageBGR, labels: Labels, blended: ImageBGR | None) -> ImageBGR:
         height, width = labels.shape
         out = self._buffer("picture", (height, 2 * width, 3))
-        blended = self._buffer("half", image.shape)  # kernels want contiguous output
-        self._blend_into(image, labels, blended)
-        cv2.hconcat([image, blended], dst=out)
+        half = self._buffer("half", image.shape)  # kernels want contiguous output
+        self._blend_into(image, labels, blended, half)
+        cv2.hconcat([image, half], dst=out)
         return out
 
-    def _contour(self, image: ImageBGR, labels: Labels) -> ImageBGR:
+    def _contour(self, image: ImageBGR, labels: Labels, _: object) -> ImageBGR:
         """Each side of a border in its own class colour, a dark line on both outsides."""
         shape, short = labels.shape, min(labels.shape)
         line_px, outline_px = max(1, round(short / 320)), max(1, round(short / 720))
@@ -225,7 +237,7 @@ class Renderer:
         cv2.copyTo(coloured, band, out)
         return out
 
-    def _blur(self, image: ImageBGR, labels: Labels) -> ImageBGR:
+    def _blur(self, image: ImageBGR, labels: Labels, _: object) -> ImageBGR:
         """Everything but the kept classes out of focus, with a feathered edge."""
         (height, width), short = labels.shape, min(labels.shape)
         keep = self._buffer("keep", labels.shape)

@@ -23,7 +23,7 @@ import cv2
 from rtseg import plugins
 from rtseg.artifact import load_model
 from rtseg.config import RunConfig
-from rtseg.engine import open_engine
+from rtseg.engine import OnProgress, open_engine, quiet
 from rtseg.errors import SourceError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.machine import cpu_count
@@ -31,7 +31,7 @@ from rtseg.overlay import Renderer
 from rtseg.queues import BoundedQueue
 from rtseg.segmenter import InFlight, Segmenter, round_up
 from rtseg.sink import Sink, StopRequested
-from rtseg.source import Source, SourceInfo, open_source
+from rtseg.source import GpuSource, Source, SourceInfo, open_source
 from rtseg.tally import Tally
 from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
@@ -92,6 +92,7 @@ def run_config(
     on_notice: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] | None = None,
     on_pipeline: Callable[[Pipeline], None] = lambda pipeline: None,
+    on_build: OnProgress = quiet,
     measure_engine: bool = False,
     command: Sequence[str] = (),
 ) -> RunReport:
@@ -102,6 +103,7 @@ def run_config(
         on_notice: gets lines that the user should see once.
         on_progress: called after each frame.
         on_pipeline: gets the pipeline before it starts, for `stop`.
+        on_build: told how far an engine is that has to be built first.
         measure_engine: time the engine alone after the run, for the report.
         command: for the report.
     """
@@ -119,13 +121,23 @@ def run_config(
                 f"{contract.name} takes multiples of {contract.input_multiple}"
             )
         policy = config.policy or ("latest" if source.info.live else "every")
-        engine = open_engine(file, config.engine, config.precision, requests=REQUESTS[policy])
+        engine = open_engine(
+            file,
+            config.engine,
+            config.precision,
+            requests=REQUESTS[policy],
+            on_progress=on_build,
+        )
         segmenter = Segmenter(file, engine, size=config.size)
         cleanup.callback(segmenter.close)
         title = f"{contract.name} {engine.info.name} {engine.info.precision}"
         renderer = Renderer(contract.classes, config.effect, config.opacity, title=title)
         segmenter.warm_up(source.info.size_hw)
+        if engine.info.takes_frames and isinstance(source, GpuSource):
+            source.decode_on_gpu(engine.info.gpu)
         own = open_sinks(config, source.info)
+        if renderer.blending and any(sink.wants_picture for sink in [*own, *sinks]):
+            segmenter.blend_with(*renderer.blending)
         pipeline = Pipeline(
             source,
             segmenter,
@@ -286,7 +298,7 @@ class Pipeline:
         wants_picture = any(sink.wants_picture for sink in self._sinks)
         while (in_flight := self._in_flight.get()) is not None:
             frame = in_flight.frame
-            in_flight.logits.exception()  # waits for the engine; collect raises what it holds
+            in_flight.outcome.exception()  # waits for the engine; collect raises what it holds
             self._free.release()
             result = self._segmenter.collect(in_flight)
             fps = rate.tick(time.monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 import sys
@@ -137,19 +138,31 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: unreadable, not TOML, an unknown or missing key, or a value out of range.
     """
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     sections = {
         "model": ModelRecipe,
         "data": DataRecipe,
         "optimiser": OptimiserRecipe,
         "distil": DistilRecipe,
     }
+    recipe = read_tables(Recipe, path, sections)
+    _check(recipe, path)
+    return recipe
+
+
+def read_tables(kind: type[Section], path: Path, sections: Mapping[str, type]) -> Section:
+    """Reads a TOML file into a dataclass, and its named tables into theirs.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown key (names the nearest), a missing key, or a
+            value of another type than the field's.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in sections:
@@ -158,9 +171,7 @@ def read_recipe(path: Path) -> Recipe:
             values[key] = _build(sections[key], value, f"{path}: [{key}]")
         else:
             values[key] = value
-    recipe = _build(Recipe, values, str(path))
-    _check(recipe, path)
-    return recipe
+    return _build(kind, values, str(path))
 
 
 def expanded(text: str) -> str:
@@ -176,7 +187,9 @@ def _build(kind: type[Section], table: Mapping[str, Any], where: str) -> Section
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in table if key not in fields]
     if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}: choose from {', '.join(fields)}")
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f"did you mean {near[0]!r}? Known are" if near else "choose from"
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}: {hint} {', '.join(fields)}")
     required = [
         f.name
         for f in fields.values()
@@ -197,6 +210,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "tuple[str, ...]": ((str,), "a list of texts"),
     "tuple[int, int]": ((int,), "two whole numbers"),
+    "tuple[int, int] | None": ((int,), "two whole numbers"),
     "tuple[float, ...]": ((int, float), "a list of numbers"),
     "tuple[float, float]": ((int, float), "two numbers"),
 }

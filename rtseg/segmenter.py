@@ -6,27 +6,29 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg import native
 from rtseg.artifact import Contract, ModelFile, load_model
-from rtseg.engine import Engine, open_engine
+from rtseg.engine import Engine, FrameEngine, open_engine
 from rtseg.errors import EngineError
-from rtseg.frame import Frame, ImageBGR, LabelMap, check_image
+from rtseg.frame import Frame, GpuFrame, ImageBGR, LabelMap, Labels, check_image
 from rtseg.timing import StageClock
 
 STAGES = ("decode", "preprocess", "infer", "argmax", "render", "encode", "score")
+_BURST = 8  # inferences that are queued on a device at a time when it is timed alone
 
 
 @dataclass(frozen=True, eq=False)
 class InFlight:
-    """A frame on its way through the engine."""
+    """A frame on its way through the engine; `outcome` holds what `Segmenter.collect` makes of."""
 
     frame: Frame
-    logits: Future[NDArray[Any]]
+    outcome: Future[Any]
 
 
 class Segmenter:
@@ -34,7 +36,8 @@ class Segmenter:
 
     `submit` prepares a frame and hands it to the engine's own threads; `collect` waits for its
     logits and takes the argmax. Called in the same order, from one thread or from two, they keep
-    the engine busy while the caller works on the frames before and after.
+    the engine busy while the caller works on the frames before and after. An engine that takes
+    whole frames does both on its device, and only uint8 crosses over.
 
     Args:
         model: the model file.
@@ -55,9 +58,12 @@ class Segmenter:
         self.model = model
         self.engine = engine
         self.clock = clock or StageClock(STAGES)
+        self._device = cast(FrameEngine, engine) if engine.info.takes_frames else None
         self._size = None if size is None else round_up(size, model.contract.input_multiple)
         self._workers = ThreadPoolExecutor(engine.info.requests, thread_name_prefix="rtseg-engine")
-        self._last_images: NDArray[np.float32] | None = None
+        self.input_hw: tuple[int, int] | None = None
+        """(H, W) of the network's last input; None before the first."""
+        self._last_images = np.empty((1, 3, 0, 0), np.float32)
 
     def __call__(self, bgr: ImageBGR) -> LabelMap:
         """Segments one image (H, W, 3) uint8 BGR; the labels have its size."""
@@ -67,15 +73,29 @@ class Segmenter:
 
     def warm_up(self, frame_hw: tuple[int, int]) -> None:
         """Compiles the engine for frames of this size, so that the first one does not wait."""
-        height, width = self._size or input_size(frame_hw, self.model.contract)
-        images = np.zeros((1, 3, height, width), np.float32)
-        self._workers.submit(self.engine.infer, images).result()
+        size = self._size or input_size(frame_hw, self.model.contract)
+        if self._device is None:
+            images = np.zeros((1, 3, *size), np.float32)
+            self._workers.submit(self.engine.infer, images).result()
+            return
+        black = np.zeros((*frame_hw, 3), np.uint8)
+        for _ in range(2):  # the second time a device records what it does
+            places = range(self.engine.info.requests)
+            for run in [self._workers.submit(self._device.segment, black, size) for _ in places]:
+                run.result()
+
+    def blend_with(self, palette: NDArray[np.uint8], opacity: float) -> None:
+        """Lets an engine that takes frames mix the colours in too; see `FrameEngine.blend_with`."""
+        if self._device is not None:
+            self._device.blend_with(palette, opacity)
 
     def submit(self, frame: Frame) -> InFlight:
         """Prepares a frame and queues it for the engine; returns at once."""
         contract = self.model.contract
+        size = self.input_hw = self._size or input_size(frame.size_hw, contract)
+        if self._device is not None:
+            return InFlight(frame, self._workers.submit(self._segment, frame, size))
         with self.clock.time("preprocess"):
-            size = self._size or input_size(frame.size_hw, contract)
             images = native.preprocess(frame.image, size, contract.mean, contract.std)
         self._last_images = images
         return InFlight(frame, self._workers.submit(self._infer, images))
@@ -86,48 +106,39 @@ class Segmenter:
         Raises:
             EngineError: the runtime failed, or its output does not fit the class table.
         """
-        frame, contract = in_flight.frame, self.model.contract
-        logits = in_flight.logits.result()
-        with self.clock.time("argmax"):
-            labels = native.upsample_argmax(
-                logits[0],
-                frame.size_hw,
-                align_corners=contract.align_corners,
-                ignore_index=contract.classes.ignore_index,
-            )
-            counts = native.count_labels(labels)
+        frame, outcome = in_flight.frame, in_flight.outcome.result()
+        if self._device is not None:
+            labels, counts, blended = outcome
+        else:
+            labels, counts, blended = *self._argmax(outcome, frame.size_hw), None
         return LabelMap(
             labels,
-            contract.classes,
+            self.model.contract.classes,
             pts_seconds=frame.pts_seconds,
             captured_at=frame.captured_at,
             counts=counts,
+            blended=blended,
         )
 
     def engine_fps(self, seconds: float = 1.0) -> float | None:
         """Frames per second of the engine alone, on the input it had last; None before the first.
 
-        As many inferences run at once as in the pipeline.
+        As many inferences run at once as in the pipeline; of an engine that takes frames it is
+        the network on its device, nothing crosses over.
 
         The engine must be idle. Runs for `seconds`, and for 20 inferences at least.
         """
-        images = self._last_images
-        if images is None:
+        if self.input_hw is None:
             return None
-        infer = self.engine.infer
-        runs = [
-            self._workers.submit(_throughput, infer, images, seconds)
-            for _ in range(self.engine.info.requests)
-        ]
-        return sum(run.result() for run in runs)
-
-    @property
-    def input_hw(self) -> tuple[int, int] | None:
-        """(H, W) of the network's last input; None before the first."""
-        if self._last_images is None:
-            return None
-        height, width = self._last_images.shape[-2:]
-        return height, width
+        once: Callable[[], object]
+        if self._device is not None:
+            once = partial(self._device.repeat, self.input_hw, _BURST)
+        else:
+            once = partial(self.engine.infer, self._last_images)
+        per_call = 1 if self._device is None else _BURST
+        requests = range(self.engine.info.requests)
+        runs = [self._workers.submit(_throughput, once, seconds) for _ in requests]
+        return per_call * sum(run.result() for run in runs)
 
     def close(self) -> None:
         """Waits for the engine's current frame, then frees the engine."""
@@ -138,6 +149,25 @@ class Segmenter:
         with self.clock.time("infer"):
             logits = self.engine.infer(images)
         return check_logits(logits, self.model)
+
+    def _segment(self, frame: Frame, size: tuple[int, int]) -> Any:
+        assert self._device is not None
+        picture = frame.surface if isinstance(frame, GpuFrame) else frame.image
+        with self.clock.time("infer"):
+            return self._device.segment(picture, size)
+
+    def _argmax(
+        self, logits: NDArray[Any], size: tuple[int, int]
+    ) -> tuple[Labels, NDArray[np.int64]]:
+        contract = self.model.contract
+        with self.clock.time("argmax"):
+            labels = native.upsample_argmax(
+                logits[0],
+                size,
+                align_corners=contract.align_corners,
+                ignore_index=contract.classes.ignore_index,
+            )
+            return labels, native.count_labels(labels)
 
 
 def load(
@@ -199,12 +229,11 @@ def round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
-def _throughput(
-    infer: Callable[[NDArray[np.float32]], object], images: NDArray[np.float32], seconds: float
-) -> float:
-    infer(images)
+def _throughput(once: Callable[[], object], seconds: float) -> float:
+    """Calls per second."""
+    once()
     began, count = time.perf_counter(), 0
     while count < 20 or time.perf_counter() - began < seconds:
-        infer(images)
+        once()
         count += 1
     return count / (time.perf_counter() - began)

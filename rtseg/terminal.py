@@ -85,6 +85,13 @@ class RunDisplay(Bar):
         """A line that the user should see once."""
         self.print(f"rtseg: {line}")
 
+    def building(self, done: int, total: int | None, what: str) -> None:
+        """How far an engine is that is built before the run; without steps, a notice."""
+        if total is None:
+            self.notice(what)
+        else:
+            self.update(done, total, what)
+
     def progress(self, moment: RunProgress) -> None:
         fps = "" if moment.fps is None else f"{moment.fps:.1f} FPS, "
         note = f"{fps}mask age {moment.mask_age_ms:.0f} ms"
@@ -200,6 +207,63 @@ def doctor_table(findings: Sequence[Finding]) -> None:
         if finding.fix:
             table.add_row("", "", f"→ {escape(finding.fix)}")
     Console().print(table)
+
+
+def engines_table(rows: Sequence[dict[str, Any]]) -> None:
+    """What `rtseg build` made: sizes, build times, parity; and what it left out."""
+    table = Table(box=None)
+    table.add_column("plan", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
+    table.add_column("input")
+    for heading in ("GPUs", "size", "build", "parity"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        manifest = row["manifest"]
+        if row["plan"] and manifest is None:
+            alike = f"{100 * row['parity']['pixel_agreement']:.2f} %"
+            size = f"{row['bytes'] / 1e6:.1f} MB"
+            table.add_row(row["name"], "any", "CPU", size, f"{row['seconds']:.1f} s", alike)
+            continue
+        if manifest is None:
+            table.add_row(row["name"], "skipped" if row["skipped"] else "[yellow]failed[/yellow]")
+            continue
+        parity = manifest["parity"]
+        table.add_row(
+            row["name"],
+            _range(manifest["shapes"]),
+            _between(manifest["compute_capabilities"]),
+            f"{manifest['plan_bytes'] / 1e6:.1f} MB",
+            f"{manifest['build_seconds']:.1f} s",
+            "—" if parity is None else f"{100 * parity['pixel_agreement']:.2f} %",
+        )
+    Console().print(table)
+    reasons: dict[str, int] = {}
+    for row in rows:
+        reason = row["error"] or row["skipped"]
+        if reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        print(f"{count} not built: {reason}")
+
+
+def inspection_lines(record: dict[str, Any], prefix: str = "") -> None:
+    """What is known about a model file or a plan, a line per fact."""
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            inspection_lines(value, f"{prefix}{key}.")
+        else:
+            told = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            print(f"{prefix}{key}: {'—' if told in (None, '') else told}")
+
+
+def _between(capabilities: Sequence[str]) -> str:
+    """ "SM75–SM121", or the only one."""
+    return "–".join(dict.fromkeys((capabilities[0], capabilities[-1])))
+
+
+def _range(shapes: dict[str, Any]) -> str:
+    low, high = shapes["min"], shapes["max"]
+    sizes = [f"{h}x{w}" if n == 1 else f"{n} x {h}x{w}" for n, _, h, w in (low, high)]
+    return sizes[0] if low == high else "–".join(sizes)
 
 
 def _percent(value: float | None) -> str:

@@ -79,6 +79,23 @@ def test_speed(tiny_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_int8(tiny_path: Path, camvid_like: Path, tmp_path: Path) -> None:
+    record = run_script(
+        "int8.py", "--model", str(tiny_path), "--data", f"camvid:{camvid_like}", "--frames", "4",
+        "--seconds", "0.1", "--keep", str(tmp_path / "kept"), directory=tmp_path,
+    )  # fmt: skip
+    assert str(camvid_like) not in str(record["data"])
+    row = record["results"]["tiny"]
+    plain, int8 = (row["engines"][f"onnxruntime {name}"] for name in ("fp32", "int8"))
+    assert row["miou_lost"] == pytest.approx(plain["miou"] - int8["miou"], abs=1e-5)
+    assert plain["pixel_agreement"] == 1.0
+    assert 0.98 <= int8["pixel_agreement"] <= 1.0
+    assert len(row["costs"]) == 5
+    assert row["engines"]["openvino int8"]["engine_fps"] > 0
+    assert row["bytes"]["int8"] == (tmp_path / "kept" / "tiny-int8.onnx").stat().st_size
+
+
+@pytest.mark.slow
 def test_ablation(tiny_path: Path, tmp_path: Path) -> None:
     chosen = ("no warp, no gate: plain sum", "no PPM: 1x1 in its place")
     record = run_script(

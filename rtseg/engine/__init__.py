@@ -1,12 +1,14 @@
 """Runtimes that turn images into logits. One file per runtime; `open_engine` picks one.
 
 An engine file gives `available() -> str`, empty if it can run here and else one line saying what
-is missing, and `open(model, precision, requests) -> Engine`. Its public name on the command line
-may differ from the file's (`ALIASES`), as the file must not shadow the runtime's own package.
+is missing, and `open(model, precision, requests, on_progress) -> Engine`. Its public name on the
+command line may differ from the file's (`ALIASES`), as the file must not shadow the runtime's own
+package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,10 +18,17 @@ from numpy.typing import NDArray
 from rtseg import plugins
 from rtseg.artifact import ModelFile
 from rtseg.errors import ConfigError, MissingDependencyError
+from rtseg.frame import NV12, ImageBGR, Labels
 
 ALIASES = {"openvino": "ov", "onnxruntime": "ort", "tensorrt": "trt"}
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "fp8")
 _PREFERENCE = ("trt", "ov", "ort", "eager")
+OnProgress = Callable[[int, "int | None", str], None]
+"""Takes (steps done, steps in all or None, what is being done) while an engine is built."""
+
+
+def quiet(done: int, total: int | None, what: str) -> None:
+    """An `OnProgress` that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class EngineInfo:
         precision: what it computes in: "fp32", "fp16", "bf16", ...
         version: of the runtime.
         requests: how many inferences may run at once, each called from a thread of its own.
+        takes_frames: whether it is a `FrameEngine`.
+        gpu: ordinal of the GPU on which a `FrameEngine` takes them.
     """
 
     name: str
@@ -39,6 +50,8 @@ class EngineInfo:
     precision: str
     version: str
     requests: int = 1
+    takes_frames: bool = False
+    gpu: int = 0
 
 
 class Engine(Protocol):
@@ -57,6 +70,35 @@ class Engine(Protocol):
         """Frees what the runtime holds; the engine cannot be used afterwards."""
 
 
+class FrameEngine(Engine, Protocol):
+    """An engine on a device that does the rest there too: whole frames in, labels out."""
+
+    def segment(
+        self, picture: ImageBGR | NV12, size: tuple[int, int]
+    ) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
+        """Preprocess, network and argmax of a frame, as `Segmenter` does them on a CPU.
+
+        Args:
+            picture: (H, W, 3) uint8 BGR, or one that is on the GPU already.
+            size: (h, w) of the network's input.
+
+        Returns:
+            Labels (H, W) uint8; how many pixels have each, (256,) int64; and, after `blend_with`
+            and of a BGR picture, the blended one (H, W, 3) uint8. All are the caller's own.
+        """
+
+    def blend_with(self, palette: NDArray[np.uint8], opacity: float) -> None:
+        """From now on `segment` blends the colours in as well, as `rtseg.native.blend` does.
+
+        Args:
+            palette: (256, 3) uint8 BGR.
+            opacity: 0..1.
+        """
+
+    def repeat(self, size: tuple[int, int], count: int) -> None:
+        """Runs the network alone so many times on what is on the device, and waits for it."""
+
+
 def names() -> list[str]:
     """Public names of all engines, whether or not they can run here."""
     public = {file: name for name, file in ALIASES.items()}
@@ -70,7 +112,12 @@ def available(name: str) -> str:
 
 
 def open_engine(
-    model: ModelFile, name: str = "auto", precision: str = "auto", *, requests: int = 1
+    model: ModelFile,
+    name: str = "auto",
+    precision: str = "auto",
+    *,
+    requests: int = 1,
+    on_progress: OnProgress = quiet,
 ) -> Engine:
     """Loads a model into an engine.
 
@@ -79,6 +126,7 @@ def open_engine(
         precision: one of PRECISIONS; "auto" is what the device runs fastest with parity.
         requests: how many inferences the caller would run at once, for throughput rather than
             latency; the engine says in its info how many it takes, which may be fewer.
+        on_progress: told of work that takes seconds, such as building a TensorRT plan.
 
     Raises:
         ConfigError: unknown name or precision.
@@ -93,7 +141,7 @@ def open_engine(
         for file in files:
             reason = plugins.load(__name__, file).available()
             if not reason:
-                return _open(file, model, precision, requests)
+                return _open(file, model, precision, requests, on_progress)
             reasons.append(reason)
         raise MissingDependencyError("no engine can run here: " + "; ".join(reasons))
     if name not in names():
@@ -102,9 +150,11 @@ def open_engine(
     reason = plugins.load(__name__, file).available()
     if reason:
         raise MissingDependencyError(reason)
-    return _open(file, model, precision, requests)
+    return _open(file, model, precision, requests, on_progress)
 
 
-def _open(file: str, model: ModelFile, precision: str, requests: int) -> Engine:
-    engine: Engine = plugins.load(__name__, file).open(model, precision, requests)
+def _open(
+    file: str, model: ModelFile, precision: str, requests: int, on_progress: OnProgress
+) -> Engine:
+    engine: Engine = plugins.load(__name__, file).open(model, precision, requests, on_progress)
     return engine

@@ -1,11 +1,16 @@
 """PyTorch, without a compiler: the reference engine, and a fast one on CUDA.
 
 Builds the network that the contract names and loads its weights from the model file. On CUDA
-it runs in float16, channels last, replayed as a CUDA graph for each input shape.
+it runs in float16, channels last, replayed as a CUDA graph for each input shape; with PyCUDA the
+rest of a frame's way is on the GPU too, by the same kernels as TensorRT's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -13,8 +18,9 @@ from numpy.typing import NDArray
 
 from rtseg import plugins
 from rtseg.artifact import ModelFile
-from rtseg.engine import EngineInfo
+from rtseg.engine import EngineInfo, OnProgress, _cuda, quiet
 from rtseg.errors import ConfigError, EngineError
+from rtseg.frame import NV12, ImageBGR, Labels
 
 
 def available() -> str:
@@ -27,8 +33,17 @@ def available() -> str:
     return ""
 
 
-def open(model: ModelFile, precision: str = "auto", requests: int = 1) -> EagerEngine:
+def open(
+    model: ModelFile,
+    precision: str = "auto",
+    requests: int = 1,
+    on_progress: OnProgress = quiet,
+) -> EagerEngine:
     """Loads the model on CUDA if there is one, else on the CPU, for one inference at a time."""
+    import torch
+
+    if torch.cuda.is_available() and not _cuda.missing():
+        return CudaEagerEngine(model, precision, requests)
     return EagerEngine(model, precision)
 
 
@@ -71,11 +86,14 @@ class EagerEngine:
                 logits: NDArray[np.float32] = self._network(batch).float().numpy()
                 return logits
         except RuntimeError as error:
-            raise EngineError(f"PyTorch failed: {str(error).splitlines()[0]}") from error
+            raise self._one_line(error) from error
 
     def close(self) -> None:
         self._graphs.clear()
         del self._network
+
+    def _one_line(self, error: Exception) -> EngineError:
+        return EngineError(f"PyTorch failed: {str(error).splitlines()[0]}")
 
     def _infer_cuda(self, batch: Any) -> NDArray[np.float32]:
         shape = tuple(batch.shape)
@@ -101,6 +119,129 @@ class EagerEngine:
         with torch.cuda.graph(graph):
             logits = self._network(images)
         return graph, images, logits
+
+
+class CudaEagerEngine(EagerEngine):
+    """The same with whole frames on the GPU; see `rtseg.engine.FrameEngine`.
+
+    PyTorch and PyCUDA share the primary context. Every place in flight has a stream of its own,
+    which PyTorch works on as an external one, and graphs of its own, whose inputs and outputs are
+    PyTorch's memory.
+    """
+
+    def __init__(self, model: ModelFile, precision: str, requests: int = 1) -> None:
+        super().__init__(model, precision)
+        self._torch.zeros(1, device=self._device)  # PyTorch sets the context up first
+        self._gpu = _cuda.Device(self._torch.cuda.current_device())
+        self._tail = _cuda.FrameTail(self._gpu, model.contract)
+        self._lanes: list[_TorchLane] = []
+        self._idle: SimpleQueue[_TorchLane] = SimpleQueue()
+        self._capturing = threading.Lock()
+        with self._gpu.current():
+            for _ in range(requests):
+                lane = _TorchLane(self._gpu.lane(), self._torch)
+                self._lanes.append(lane)
+                self._idle.put(lane)
+        self.info = dataclasses.replace(
+            self.info,
+            requests=requests,
+            takes_frames=True,
+            gpu=self._torch.cuda.current_device(),
+        )
+
+    def segment(
+        self, picture: ImageBGR | NV12, size: tuple[int, int]
+    ) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
+        """See `rtseg.engine.FrameEngine`."""
+
+        def work(lane: _TorchLane) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
+            return self._tail.run(lane.memory, picture, size, lambda shape: lane.run())
+
+        result: tuple[Labels, NDArray[np.int64], ImageBGR | None] = self._on_a_lane(work, size)
+        return result
+
+    def blend_with(self, palette: NDArray[np.uint8], opacity: float) -> None:
+        """See `rtseg.engine.FrameEngine`."""
+        self._tail.blend_with(palette, opacity)
+
+    def repeat(self, size: tuple[int, int], count: int) -> None:
+        """See `rtseg.engine.FrameEngine`."""
+
+        def work(lane: _TorchLane) -> None:
+            for _ in range(count):
+                lane.run()
+            lane.memory.stream.synchronize()
+
+        self._on_a_lane(work, size)
+
+    def close(self) -> None:
+        with self._gpu.current():
+            for lane in self._lanes:
+                lane.close()
+            self._lanes.clear()
+            self._idle = SimpleQueue()
+        self._gpu.close()
+        super().close()
+
+    def _on_a_lane(self, work: Callable[[_TorchLane], Any], size: tuple[int, int]) -> Any:
+        lane = self._idle.get()
+        try:
+            with self._gpu.current(), self._torch.inference_mode():
+                lane.prepare((1, 3, *size), self._captured)
+                return work(lane)
+        except RuntimeError as error:  # PyTorch's, out of memory included
+            raise self._one_line(error) from error
+        except self._gpu.errors as error:
+            height, width = size
+            raise self._gpu.error(error, f"{height}x{width}", ": try a smaller --size") from error
+        finally:
+            self._idle.put(lane)
+
+    def _captured(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        with self._capturing:  # a capture and another thread's allocation disturb each other
+            return self._capture(self._torch.zeros(shape))
+
+
+class _TorchLane:
+    """A place in flight, with a graph for each input shape it has seen."""
+
+    def __init__(self, memory: _cuda.Lane, torch: Any) -> None:
+        self.memory, self._torch = memory, torch
+        self._stream = torch.cuda.ExternalStream(int(memory.stream.handle))
+        self._graphs: dict[tuple[int, ...], tuple[Any, Any, Any, Any, Any]] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def prepare(
+        self, shape: tuple[int, ...], capture: Callable[[tuple[int, ...]], tuple[Any, Any, Any]]
+    ) -> None:
+        """Makes the lane ready for an input shape: its "input" is PyTorch's memory then."""
+        torch = self._torch
+        if shape not in self._graphs:
+            graph, images, logits = capture(shape)
+            planes = torch.empty(shape, device=images.device, dtype=torch.float32)
+            half = logits.dtype == torch.float16  # the kernels know float16 and float32
+            kind = torch.float16 if half else torch.float32
+            out = torch.empty(logits.shape, device=images.device, dtype=kind)
+            torch.cuda.synchronize()
+            self._graphs[shape] = graph, images, logits, planes, out
+        planes = self._graphs[shape][3]
+        self.memory.lend("input", planes.nbytes, planes.data_ptr())
+        self._shape = shape
+
+    def run(self) -> tuple[int, tuple[int, int, int], bool]:
+        """Queues the network; see `_cuda.Network`."""
+        graph, images, logits, planes, out = self._graphs[self._shape]
+        with self._torch.cuda.stream(self._stream):
+            images.copy_(planes)  # to the network's type, channels last
+            graph.replay()
+            out.copy_(logits)  # back to planes
+        _, channels, height, width = out.shape
+        half = out.dtype == self._torch.float16
+        return out.data_ptr(), (channels, height, width), half
+
+    def close(self) -> None:
+        self.memory.close()
+        self._graphs.clear()
 
 
 def build_network(model: ModelFile) -> Any:

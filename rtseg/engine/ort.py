@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.artifact import ModelFile
-from rtseg.engine import EngineInfo
+from rtseg.engine import EngineInfo, OnProgress, quiet
+from rtseg.engine._scales import quantised_precision
 from rtseg.errors import ConfigError, EngineError
 
 
@@ -21,7 +22,12 @@ def available() -> str:
     return ""
 
 
-def open(model: ModelFile, precision: str = "auto", requests: int = 1) -> OnnxRuntimeEngine:
+def open(
+    model: ModelFile,
+    precision: str = "auto",
+    requests: int = 1,
+    on_progress: OnProgress = quiet,
+) -> OnnxRuntimeEngine:
     """Loads the model for one inference at a time; see `rtseg.engine.open_engine`."""
     return OnnxRuntimeEngine(model, precision)
 
@@ -32,15 +38,20 @@ class OnnxRuntimeEngine:
     def __init__(self, model: ModelFile, precision: str) -> None:
         import onnxruntime
 
-        if precision not in ("auto", "fp32"):
+        own = quantised_precision(model, precision) or model.contract.precision or "fp32"
+        if precision not in ("auto", own):
             raise ConfigError(
-                f"onnxruntime computes in the precision of the graph, here fp32, not {precision}: "
+                f"onnxruntime computes in the precision of the graph, here {own}, not {precision}: "
                 "use --precision auto, or --engine openvino"
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Idle workers must not spin: the other stages of the pipeline need the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if own == "fp8":
+            # It fuses such Q/DQ nodes into integer kernels, and drops a ReLU before them.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
         try:
@@ -57,7 +68,7 @@ class OnnxRuntimeEngine:
         self.info = EngineInfo(
             "onnxruntime",
             "CUDA" if on_gpu else platform.processor() or platform.machine(),
-            "fp16" if self._half else "fp32",
+            "fp16" if self._half and own == "fp32" else own,
             onnxruntime.__version__,
         )
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.artifact import ModelFile
-from rtseg.engine import EngineInfo
+from rtseg.engine import EngineInfo, OnProgress, quiet
+from rtseg.engine._scales import quantised_precision
 from rtseg.errors import ConfigError, EngineError
 from rtseg.machine import cpu_count
 
@@ -24,7 +25,12 @@ def available() -> str:
     return ""
 
 
-def open(model: ModelFile, precision: str = "auto", requests: int = 1) -> OpenVINOEngine:
+def open(
+    model: ModelFile,
+    precision: str = "auto",
+    requests: int = 1,
+    on_progress: OnProgress = quiet,
+) -> OpenVINOEngine:
     """Loads the model for the CPU; see `rtseg.engine.open_engine`."""
     return OpenVINOEngine(model, precision, requests)
 
@@ -42,14 +48,12 @@ class OpenVINOEngine:
         self._openvino = openvino
         self._core = openvino.Core()
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "auto":
+        quantised = quantised_precision(model, precision)
+        if quantised or precision == "auto":  # what of a quantised graph is not in 8 bits, too
             precision = "bf16" if "BF16" in capabilities else "fp32"
         hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
         if precision not in hints:
-            raise ConfigError(
-                f"openvino computes in fp32, bf16 or fp16, not {precision}: "
-                "an int8 model runs by itself under --precision auto"
-            )
+            raise ConfigError(f"openvino computes in fp32, bf16 or fp16, not {precision}")
         if precision != "fp32" and precision.upper() not in capabilities:
             raise ConfigError(f"this CPU has no {precision} instructions: use --precision fp32")
         # Two inferences on half the cores each wait less for one another's threads than one on all
@@ -73,7 +77,7 @@ class OpenVINOEngine:
         self.info = EngineInfo(
             "openvino",
             str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
-            precision,
+            quantised or precision,
             openvino.__version__.split("-")[0],
             requests,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rtseg import plugins
 from rtseg.errors import SourceError
@@ -51,6 +51,14 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class GpuSource(Source, Protocol):
+    """A source that can leave its pictures on a GPU, as `rtseg.frame.GpuFrame`."""
+
+    def decode_on_gpu(self, ordinal: int = 0) -> None:
+        """Asks for it, before the iteration; frames stay as they were where it cannot be done."""
 
 
 def open_source(uri: str) -> Source:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,10 +15,12 @@ from urllib.parse import urlsplit
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rtseg.errors import SourceError
+from rtseg.source import _nvdec
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt"})
 SCHEMES = LIVE_SCHEMES | {"http", "https"}
@@ -28,6 +31,7 @@ FIRST_FRAME_TIMEOUT_S = 20.0
 MAX_RATE = 1000.0
 """Above this a frame rate is a clock rate some camera wrote in the wrong field."""
 BAD_PACKETS_MAX = 1000
+Picture = VideoFrame | _nvdec.Picture
 
 
 class Input:
@@ -39,6 +43,7 @@ class Input:
         rate: nominal frames per second, or None.
         arrived: `time.monotonic()` seconds of the last packet.
         packets_bad: how many packets could not be read or decoded.
+        notice: why decoding went from the GPU back to the CPU; empty if it did not.
     """
 
     def __init__(self, target: str, name: str) -> None:
@@ -87,6 +92,11 @@ class Input:
         self.arrived = time.monotonic()
         self._finished = False
         self._packets = self.container.demux(self.stream)
+        self.notice = ""
+        self._gpu: _nvdec.Decoder | None = None
+        self._kept: list[tuple[Packet[VideoStream], float]] = []
+        self._again: deque[tuple[Packet[VideoStream], float]] = deque()
+        self._opening = True
         self._packets_read = self.packets_bad = self._damaged = 0
         self._pictures = 0
         self._first_s, self._last_s, self._end_s = math.inf, -math.inf, -math.inf
@@ -99,7 +109,7 @@ class Input:
         duration_s, _ = self._duration()
         return round(duration_s * self.rate) if duration_s and self.rate else None
 
-    def first_frames(self, name: str) -> tuple[list[VideoFrame], float]:
+    def first_frames(self, name: str) -> tuple[list[Picture], float]:
         """The first decoded pictures and their time of arrival; SourceError if there is none."""
         deadline = time.monotonic() + FIRST_FRAME_TIMEOUT_S
         problem = "it has no frames"
@@ -111,6 +121,7 @@ class Input:
             if frames is None:
                 break
             if frames:
+                self._opening = False
                 return frames, self.arrived
         if self.packets_bad:
             problem = f"none of its {self._packets_read} packets can be decoded"
@@ -119,7 +130,26 @@ class Input:
             f"{name}: no picture could be decoded ({problem}): check that it plays elsewhere"
         )
 
-    def step(self) -> list[VideoFrame] | None:
+    def decode_on_gpu(self, first: VideoFrame, ordinal: int) -> bool:
+        """Decodes on a GPU from the first packet on, also those that were decoded already.
+
+        Only after `first_frames`, which gave the picture `first`, and before the next `step`. False
+        if the stream is none for it, or the GPU refuses; then everything is as it was.
+        """
+        joins = not self.live or any(packet.is_keyframe for packet, _ in self._kept)
+        if not joins or not _nvdec.takes(self.stream, first) or _nvdec.missing():
+            return False
+        try:
+            self._gpu = _nvdec.Decoder(self.stream, first, ordinal, self.live)
+        except _nvdec.DecoderError as error:
+            self._give_up_gpu(str(error))
+            return False
+        self._again.extend(self._kept)
+        self._kept.clear()
+        self._packets_read = self._pictures = self._damaged = 0
+        return True
+
+    def step(self) -> list[Picture] | None:
         """Decodes one packet into pictures, often one; None after the last packet.
 
         Raises FFmpegError if a network stream breaks; a broken file just ends.
@@ -127,7 +157,11 @@ class Input:
         if self._finished:
             return None
         try:
-            packet = next(self._packets)
+            if self._again:
+                packet, self.arrived = self._again.popleft()
+            else:
+                packet = next(self._packets)
+                self.arrived = time.monotonic()
         except StopIteration:
             self._finished = True
             return None
@@ -139,10 +173,9 @@ class Input:
             if self._network:
                 raise
             return self._flush()
-        self.arrived = time.monotonic()
         self._packets_read += packet.size > 0
         try:
-            frames = packet.decode()
+            frames = self._decode(packet)
         except av.error.EOFError:
             return []
         except FFmpegError:
@@ -185,14 +218,58 @@ class Input:
 
     def close(self) -> None:
         """Frees the decoder; nothing else may be called afterwards."""
+        if self._gpu is not None:
+            self._gpu.close()
+        self._again.clear()
+        self._kept.clear()
         self.container.close()
 
-    def _flush(self) -> list[VideoFrame] | None:
+    def _flush(self) -> list[Picture] | None:
         self._finished = True
         try:
-            return self.stream.decode(None) or None
+            return self._decode(None) or None
         except FFmpegError:
             return None
+
+    def _decode(self, packet: Packet[VideoStream] | None) -> list[Picture]:
+        """Pictures of a packet; of none, or an empty one, those that were held back."""
+        if self._gpu is None:
+            if not self._opening:
+                self._kept.clear()
+            elif packet is not None:
+                self._kept.append((packet, self.arrived))
+            return [*self.stream.decode(packet)]
+        kept = [] if packet is None else [(packet, self.arrived)]
+        if not self._gpu.shown:
+            self._kept += kept
+            kept = self._kept
+        pictures: list[Picture] = []
+        try:
+            if packet is None or not packet.size:
+                pictures += self._gpu.flush()
+            else:
+                pictures += self._gpu.decode(packet)
+        except _nvdec.DecoderError as error:
+            self._give_up_gpu(str(error))
+            pictures += self._decode_again([packet for packet, _ in kept])
+        if pictures:
+            self._kept.clear()
+        return pictures
+
+    def _give_up_gpu(self, reason: str) -> None:
+        self._gpu = None
+        self.notice = f"decoded on the CPU, since the GPU's decoder failed: {reason}"
+
+    def _decode_again(self, packets: list[Packet[VideoStream]]) -> list[VideoFrame]:
+        """On the CPU, from where the GPU failed; later than that, from the next key frame on."""
+        self.stream.codec_context.flush_buffers()
+        pictures: list[VideoFrame] = []
+        for packet in packets:
+            try:
+                pictures += self.stream.decode(packet)
+            except FFmpegError:
+                self.packets_bad += packet.size > 0
+        return pictures
 
     def _duration(self) -> tuple[float | None, bool]:
         """End of the stream on its own clock in seconds, and whether it is the pictures' own."""

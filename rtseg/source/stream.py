@@ -18,9 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from rtseg.errors import SourceError, StreamLostError
-from rtseg.frame import Frame, ImageBGR
-from rtseg.source import SourceInfo
-from rtseg.source._demux import SCHEMES, Input, reason_of, scheme_of, short_name
+from rtseg.frame import Frame, GpuFrame, ImageBGR
+from rtseg.source import SourceInfo, _nvdec
+from rtseg.source._demux import SCHEMES, Input, Picture, reason_of, scheme_of, short_name
 
 RECONNECT_S = 30.0
 STALE_S = 0.2
@@ -67,6 +67,7 @@ class StreamSource:
         self._target = target
         self._name = short_name(target)
         self._reconnect_s = reconnect_s
+        self._gpu: int | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the decoder: FFmpeg must not be closed mid-call
         self._input = Input(target, self._name)
@@ -76,6 +77,7 @@ class StreamSource:
             self._input.close()
             raise
         first = self._pending[0]
+        assert isinstance(first, VideoFrame)
         self._transpose, self._flip = _orientation(first)
         self._rate = self._input.rate
         self.info = SourceInfo(
@@ -117,6 +119,17 @@ class StreamSource:
             with self._lock:
                 self._input.close()
 
+    def decode_on_gpu(self, ordinal: int = 0) -> None:
+        """Leaves the pictures on a GPU where its decoder takes them; see `GpuSource`.
+
+        Turned pictures, and what `_nvdec.takes` leaves out, are decoded on the CPU without a word;
+        where the GPU's decoder fails, `warnings` says so.
+        """
+        with self._lock:
+            if not self._transpose and self._flip is None:
+                self._gpu = ordinal
+                self._start_gpu(self._input)
+
     def close(self) -> None:
         """Ends the iteration and frees the decoder; may be called from any thread, repeatedly."""
         self._closed.set()
@@ -139,6 +152,7 @@ class StreamSource:
             except FFmpegError as error:
                 frames, problem = None, error
             self._index += self._input.packets_bad - bad
+            self._note_gpu(self._input)
             if frames is not None:
                 self._pending, self._arrived = frames, self._input.arrived
                 return True
@@ -155,7 +169,20 @@ class StreamSource:
             ) from problem
         return False
 
-    def _frame(self, picture: VideoFrame) -> Frame | None:
+    def _start_gpu(self, source: Input) -> None:
+        first = self._pending[0]
+        if self._gpu is None or not isinstance(first, VideoFrame):
+            return
+        if source.decode_on_gpu(first, self._gpu):
+            self._pending = []  # the GPU decodes them once more
+        self._note_gpu(source)
+
+    def _note_gpu(self, source: Input) -> None:
+        if source.notice:
+            self.warnings.append(f"{self._name}: {source.notice}")
+            source.notice, self._gpu = "", None
+
+    def _frame(self, picture: Picture) -> Frame | None:
         """A Frame from a decoded picture; None for a damaged picture of a live stream."""
         index = self._index
         self._index += 1
@@ -171,6 +198,10 @@ class StreamSource:
         self._last_pts_s = pts_s
         if self._waited(pts_s):
             return None
+        # A file's first frame is decoded on opening, long before anyone asks for it.
+        arrived = self._arrived if self.info.live else time.monotonic()
+        if isinstance(picture, _nvdec.Picture):
+            return GpuFrame(picture.surface, index, pts_s, arrived)
         # threads=1: swscale's own threads cost more CPU than they save at video sizes.
         bgr = self._reformatter.reformat(picture, format="bgr24", threads=1)
         image: ImageBGR = np.ascontiguousarray(bgr.to_ndarray(), dtype=np.uint8)
@@ -178,8 +209,7 @@ class StreamSource:
             image = np.asarray(cv2.transpose(image), np.uint8)
         if self._flip is not None:
             image = np.asarray(cv2.flip(image, self._flip), np.uint8)
-        # A file's first frame is decoded on opening, long before anyone asks for it.
-        return Frame(image, index, pts_s, self._arrived if self.info.live else time.monotonic())
+        return Frame(image, index, pts_s, arrived)
 
     def _waited(self, pts_s: float) -> bool:
         """True for a live picture that lay in a buffer until somebody began to read.
@@ -199,7 +229,7 @@ class StreamSource:
         self._paced = arrived, pts_s
         return late
 
-    def _seconds(self, picture: VideoFrame) -> float:
+    def _seconds(self, picture: Picture) -> float:
         stamp = self._stamp.best(picture)
         if stamp is not None and picture.time_base is not None:
             return float(stamp * picture.time_base)
@@ -220,6 +250,7 @@ class StreamSource:
             try:
                 fresh = Input(self._target, self._name)
                 self._pending, self._arrived = fresh.first_frames(self._name)
+                self._start_gpu(fresh)
                 self._input = fresh  # only now: `close` may close it from then on
                 break
             except SourceError as error:
@@ -250,7 +281,7 @@ class _Stamp:
         self._last_pts, self._last_dts = -(2**63), -(2**63)
         self._pts_faults = self._dts_faults = 0
 
-    def best(self, picture: VideoFrame) -> int | None:
+    def best(self, picture: Picture) -> int | None:
         """The timestamp to use, in units of the picture's time base; None if it has none."""
         pts, dts = picture.pts, picture.dts
         if dts is not None:
