@@ -21,12 +21,13 @@ from rtseg.calibration import CalibrationFrames, calibration_frames, validation_
 from rtseg.engine import OnProgress, _tensorrt, available, quiet
 from rtseg.engine._plan import QUANTISED, compile_plan, typed_graph
 from rtseg.engine_recipe import EngineRecipe, read_engine_recipe
-from rtseg.errors import EngineError, MissingDependencyError, RtsegError
+from rtseg.errors import ConfigError, EngineError, MissingDependencyError, RtsegError
 from rtseg.files import replacing
 from rtseg.frame import ImageBGR
 from rtseg.machine import cuda_capability
 from rtseg.parity import compare, gate
 from rtseg.plans import Manifest, write_plan
+from rtseg.recipe import expanded
 
 _PARITY_PIXELS = 16 * 384 * 480
 """As many frames are compared as make up so many pixels of the input, but four at least."""
@@ -137,6 +138,11 @@ def cannot_build(recipe: EngineRecipe, *, trt: Any = None) -> str:
     Args:
         trt: TensorRT's module; None for the one that the recipe's flavour asks for.
     """
+    try:
+        for spec in recipe.calibration.data:
+            expanded(spec)
+    except ConfigError as error:
+        return str(error)
     if recipe.for_cpu:
         return available("onnxruntime")
     flavour = engine_recipe.FLAVOURS[recipe.flavour]

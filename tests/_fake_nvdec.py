@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import importlib.machinery
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,9 @@ from rtseg.native import reference
 from rtseg.native.cuda import yuv_coefficients
 
 POISON = 0xAB
+FAILED = (
+    "HandleVideoSequence : \nError code : 801\nError Type : {}\nat /project/NvDecoder.cpp:274\n"
+)
 
 
 class Driver(FakeDriver):
@@ -31,7 +35,6 @@ class Driver(FakeDriver):
     def __init__(self) -> None:
         super().__init__()
         self.Context.handle = 0xC0  # type: ignore[attr-defined]
-        self.freed = 0
 
     def memcpy_dtod_async(self, target: int, source: int, nbytes: int, stream: FakeStream) -> None:
         self.in_context()
@@ -83,7 +86,7 @@ def bgr_of(
     u, v = np.moveaxis(chroma.repeat(2, 0).repeat(2, 1).astype(np.int64) - 128, -1, 0)
     y = np.maximum(luma.astype(np.int64) - black, 0) * gain + (1 << 19)
     bgr = np.stack([y + blue_u * u, y + green_u * u + green_v * v, y + red_v * v], -1) >> 20
-    return np.clip(bgr, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(bgr, 0, 255), np.uint8)
 
 
 class PacketData:
@@ -142,7 +145,7 @@ class PyNvVideoCodec(ModuleType):
         assert cudacontext == 0xC0, "not the primary context"
         assert isinstance(codec, self.cudaVideoCodec)
         if self.fail_at == -1:
-            raise self.PyNvVCException("PyNvDecoder constructor failed\nwith more lines")
+            raise self.PyNvVCException(FAILED.format("PyNvDecoder constructor failed"))
         facts = {"codec": codec.name, "latency": latency.name, "gpu": gpuid, "packets": []}
         self.decoders.append(facts)
         return FakeDecoder(self, self.driver.streams[cudastream], facts)
@@ -162,7 +165,7 @@ class FakeDecoder:
     def Decode(self, packet: PacketData) -> list[SimpleNamespace]:  # noqa: N802
         packets = self._facts["packets"]
         if len(packets) == self._library.fail_at:
-            raise self._library.PyNvVCException("Codec not supported on this GPU\n")
+            raise self._library.PyNvVCException(FAILED.format("Codec not supported on this GPU"))
         packets.append((packet.pts, packet.decode_flag, packet.bsl))
         if packet.bsl:
             assert not self._ended, "a packet after the end of the stream"
@@ -247,5 +250,5 @@ def install(monkeypatch: Any) -> PyNvVideoCodec:
         ("PyNvVideoCodec", library),
     ):
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        monkeypatch.setitem(__import__("sys").modules, name, module)
+        monkeypatch.setitem(sys.modules, name, module)
     return library

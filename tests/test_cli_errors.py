@@ -40,7 +40,7 @@ WriteOnnx = Callable[..., Path]
         (["--size", "64"], "--size '64'"),
         (["--engine", "caffe"], "unknown engine 'caffe': choose auto or one of"),
         (["--precision", "fp64"], "unknown precision 'fp64': choose one of"),
-        (["--engine", "onnxruntime", "--precision", "int8"], "not int8"),
+        (["--engine", "onnxruntime", "--precision", "int8"], "has no int8 scales"),
         (["--policy", "newest"], "unknown policy 'newest': choose one of latest, every"),
         (["--effect", "sparkle"], "unknown effect 'sparkle': choose one of"),
         (["--effect", "blur:dragon"], "unknown class 'dragon': choose one of"),

@@ -383,5 +383,7 @@ def _one_line(cuda: Any = None) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    """What happened; PyNvVideoCodec says in a line of its own, after where and which number."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+    told = [line.partition(":")[2].strip() for line in lines if line.startswith("Error Type")]
+    return next(iter([*told, *lines]), type(error).__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import sys
 import threading
@@ -171,7 +170,7 @@ def test_discarded_pictures_stay_out(library: PyNvVideoCodec, tmp_path: Path) ->
         {"hflip": True},
         {"pix_fmt": "yuv444p"},
         {"pix_fmt": "yuv420p10le"},
-        {"size_hw": (65, 97)},
+        {"size_hw": (65, 97), "codec": "libvpx-vp9"},
         {"codec": "mpeg4"},
         {"options": {"flags": "+ilme+ildct", "x264-params": "tff=1"}},
     ],
@@ -179,9 +178,8 @@ def test_discarded_pictures_stay_out(library: PyNvVideoCodec, tmp_path: Path) ->
 def test_what_the_gpu_does_not_take(
     library: PyNvVideoCodec, tmp_path: Path, video: dict[str, Any]
 ) -> None:
-    if video.get("size_hw") == (65, 97):
-        video = {**video, "pix_fmt": "yuv420p", "codec": "libx264"}
-    path = write_video(tmp_path / "video.mp4", frames=6, **video)
+    suffix = ".avi" if video.get("codec") == "mpeg4" else ".mp4"
+    path = write_video(tmp_path / f"video{suffix}", frames=6, **video)
     frames, warnings = read(path)
     assert on_gpu(frames) == [False] * 6
     assert warnings == []
@@ -270,7 +268,7 @@ def test_a_live_stream(
     library: PyNvVideoCodec, limited: Callable[[Callable[[], Any]], Any]
 ) -> None:
     """No waiting for the next packet, and a new decoder after the stream was lost."""
-    server = RtspServer([20, 10_000])
+    server = RtspServer([100, 10_000])
     try:
         source = stream.open(server.url)
         source.decode_on_gpu()
@@ -279,7 +277,7 @@ def test_a_live_stream(
             frames = []
             for frame in source:
                 frames.append(frame)
-                if len(library.decoders) == 2 and len(frames) > 30:
+                if len(library.decoders) == 2 and frame.index > 110:
                     source.close()
             return frames
 
@@ -291,8 +289,11 @@ def test_a_live_stream(
     for facts in library.decoders:
         assert facts["latency"] == "LOW"
         assert {flag for _, flag, bsl in facts["packets"] if bsl} == {8}
-    grey = [frame.image.mean() for frame in frames[:15]]
-    assert all(abs(b - a - 2) < 1.5 for a, b in itertools.pairwise(grey))
+    before = [frame for frame in frames if frame.index < 100]
+    for frame in before:  # brightness = 2 * number
+        assert abs(frame.image.mean() - 2 * frame.index) < 4
+        assert frame.pts_seconds == pytest.approx(frame.index / 50)
+    assert len(before) > 3
 
 
 def test_doctor(library: PyNvVideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
