@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from rtseg.engine import _cuda, _tensorrt, trt
 from rtseg.native import reference
 
 Op = Callable[[], None]
@@ -379,3 +381,22 @@ class FakeContext:
 
         self._driver.streams[handle].add(work)
         return True
+
+
+def pretend(monkeypatch: Any, driver: FakeDriver, kernels: Any, store: Path) -> FakeTensorRT:
+    """Puts TensorRT, graphs and kernels on a driver; plans are kept in `store`."""
+    tensorrt = FakeTensorRT(driver)
+    tensors = {
+        "image": {"mode": "input", "dtype": "float32", "shape": [-1, 3, -1, -1]},
+        "logits": {"mode": "output", "dtype": "float32", "shape": [-1, 11, -1, -1]},
+    }
+    monkeypatch.setattr(_cuda, "load_module", lambda: None)
+    monkeypatch.setattr(_cuda, "Kernels", lambda module: kernels)
+    monkeypatch.setattr(_tensorrt, "load", lambda wanted="any": tensorrt)
+    monkeypatch.setattr(_tensorrt, "missing", lambda wanted="any": "")
+    monkeypatch.setattr(
+        _tensorrt, "build_plan", lambda model, **options: _tensorrt.BuiltPlan(model, tensors)
+    )
+    monkeypatch.setattr(trt, "_graph_driver", lambda: graph_driver(driver))
+    monkeypatch.setenv("RTSEG_ENGINES", str(store))
+    return tensorrt

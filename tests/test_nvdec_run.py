@@ -16,11 +16,10 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from _fake_cuda import FakeStream, FakeTensorRT, graph_driver
+from _fake_cuda import FakeStream, pretend
 from _fake_nvdec import Kernels, PyNvVideoCodec, install
 
 from rtseg.data.synth import Drive
-from rtseg.engine import _cuda, _tensorrt, trt
 from rtseg.frame import Frame, GpuFrame, ImageBGR, LabelMap
 from rtseg.native import cuda
 from rtseg.pipeline import run
@@ -32,22 +31,7 @@ FRAMES, SIZE_HW = 12, (128, 192)
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PyNvVideoCodec]:
     fake = install(monkeypatch)
     driver = fake.driver
-    engine = FakeTensorRT(driver)
-    tensors = {
-        "image": {"mode": "input", "dtype": "float32", "shape": [-1, 3, -1, -1]},
-        "logits": {"mode": "output", "dtype": "float32", "shape": [-1, 11, -1, -1]},
-    }
-
-    def build(model: bytes, **options: Any) -> _tensorrt.BuiltPlan:
-        return _tensorrt.BuiltPlan(model, tensors)
-
-    monkeypatch.setattr(_cuda, "load_module", lambda: None)
-    monkeypatch.setattr(_cuda, "Kernels", lambda module: Kernels(driver))
-    monkeypatch.setattr(_tensorrt, "load", lambda wanted="any": engine)
-    monkeypatch.setattr(_tensorrt, "missing", lambda wanted="any": "")
-    monkeypatch.setattr(_tensorrt, "build_plan", build)
-    monkeypatch.setattr(trt, "_graph_driver", lambda: graph_driver(driver))
-    monkeypatch.setenv("RTSEG_ENGINES", str(tmp_path / "engines"))
+    pretend(monkeypatch, driver, Kernels(driver), tmp_path / "engines")
     yield fake
     gc.collect()
     assert not any(driver.pushed.values()), "a thread kept the context"

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from _fake_cuda import FakeDriver, FakeKernels, FakeTensorRT, graph_driver
+from _fake_cuda import FakeDriver, FakeKernels, FakeTensorRT, pretend
 
 from rtseg.artifact import ModelFile, load_model
 from rtseg.data.synth import Drive
-from rtseg.engine import _cuda, _tensorrt, open_engine, trt
+from rtseg.engine import _cuda, open_engine, trt
 from rtseg.errors import EngineError, MissingDependencyError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.native.cuda import Kernels
@@ -36,8 +35,6 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     package.driver = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
-    monkeypatch.setattr(_cuda, "load_module", lambda: None)
-    monkeypatch.setattr(_cuda, "Kernels", lambda module: FakeKernels(fake))
     return fake
 
 
@@ -45,20 +42,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 def tensorrt(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[FakeTensorRT]:
-    fake = FakeTensorRT(driver)
-    tensors = {
-        "image": {"mode": "input", "dtype": "float32", "shape": [-1, 3, -1, -1]},
-        "logits": {"mode": "output", "dtype": "float32", "shape": [-1, 11, -1, -1]},
-    }
-
-    def build(model: bytes, **options: Any) -> _tensorrt.BuiltPlan:
-        return _tensorrt.BuiltPlan(model, tensors)
-
-    monkeypatch.setattr(_tensorrt, "load", lambda wanted="any": fake)
-    monkeypatch.setattr(_tensorrt, "missing", lambda wanted="any": "")
-    monkeypatch.setattr(_tensorrt, "build_plan", build)
-    monkeypatch.setattr(trt, "_graph_driver", lambda: graph_driver(driver))
-    monkeypatch.setenv("RTSEG_ENGINES", str(tmp_path / "engines"))
+    fake = pretend(monkeypatch, driver, FakeKernels(driver), tmp_path / "engines")
     yield fake
     assert not any(driver.pushed.values()), "a thread kept the context"
     assert not driver.memory, "device memory was not freed"

@@ -1,15 +1,13 @@
 """One CUDA device by PyCUDA: its context, and the room and the stream that a frame needs there.
 
-Nothing here knows TensorRT or PyTorch. The primary context is used, the one that CUDA's run-time
-API and PyTorch use as well; it is pushed for the length of a call and popped again, so a thread
-that calls never keeps it.
+Nothing here knows TensorRT or PyTorch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from rtseg.artifact import Contract
 from rtseg.errors import EngineError, MissingDependencyError
 from rtseg.frame import NV12, ImageBGR, Labels
-from rtseg.native.cuda import Kernels, load_module
+from rtseg.native.cuda import Kernels, PrimaryContext, load_module
 
 Network = Callable[[tuple[int, ...]], tuple[int, tuple[int, int, int], bool]]
 """Queues the network on a lane: from the shape (1, 3, h, w) of the float32 at the lane's "input" to
@@ -80,22 +78,17 @@ class Device:
         self.name: str = device.name()
         major, minor = device.compute_capability()
         self.capability: tuple[int, int] = (int(major), int(minor))
-        self._context = device.retain_primary_context()
+        self._context = PrimaryContext(cuda, ordinal)
         try:
             with self.current():
                 self.kernels = Kernels(load_module())
         except BaseException:
-            self._context.detach()
+            self._context.release()
             raise
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        """Makes the context the calling thread's for the length of a block."""
-        self._context.push()
-        try:
-            yield
-        finally:
-            self._cuda.Context.pop()
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """See `PrimaryContext.current`."""
+        return self._context.current()
 
     def lane(self) -> Lane:
         """A new stream with room of its own; inside `current`."""
@@ -118,7 +111,7 @@ class Device:
 
     def close(self) -> None:
         """Gives the context back; lanes must be closed before."""
-        self._context.detach()
+        self._context.release()
 
 
 class Lane:

@@ -11,6 +11,7 @@ the caller keeps the memory alive until its stream has passed the launch. Result
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -18,7 +19,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,6 +177,37 @@ def yuv_coefficients(full_range: bool, matrix: Matrix) -> tuple[int, int, int, i
     values = (luma, red_v, -blue_u * kb / kg, -red_v * kr / kg, blue_u)
     a, b, c, d, e = (round(value * 2**20) for value in values)
     return 0 if full_range else 16, a, b, c, d, e
+
+
+class PrimaryContext:
+    """A GPU's primary context, the one that CUDA's run-time API and PyTorch use as well.
+
+    Args:
+        driver: the module `pycuda.driver`, initialised.
+        ordinal: of the GPU.
+    """
+
+    def __init__(self, driver: Any, ordinal: int = 0) -> None:
+        self._driver = driver
+        self._context = driver.Device(ordinal).retain_primary_context()
+
+    @property
+    def handle(self) -> int:
+        """CUDA's own handle."""
+        return int(self._context.handle)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes it the calling thread's for the length of a block; the thread never keeps it."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._driver.Context.pop()
+
+    def release(self) -> None:
+        """Gives it back; what was allocated in it must be free."""
+        self._context.detach()
 
 
 class Kernels:

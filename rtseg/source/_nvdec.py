@@ -25,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rtseg.frame import NV12, ImageBGR
+from rtseg.native.cuda import PrimaryContext
 
 # By the names of FFmpeg's decoders: the library's name, and the filters that turn packets of a
 # container into the stream that it expects, with the parameter sets before every key frame.
@@ -252,9 +253,9 @@ class _Memory:
     def __init__(self, cuda: Any, ordinal: int) -> None:
         cuda.init()
         self.cuda = cuda
-        self._context = cuda.Device(ordinal).retain_primary_context()
+        self._context = PrimaryContext(cuda, ordinal)
         # Not at exit: the driver may be gone by then.
-        weakref.finalize(self, self._context.detach).atexit = False
+        weakref.finalize(self, self._context.release).atexit = False
         with self.current():
             self.stream = cuda.Stream()
         self._idle: deque[tuple[int, Any]] = deque()
@@ -262,20 +263,15 @@ class _Memory:
 
     @property
     def context_handle(self) -> int:
-        return int(self._context.handle)
+        return self._context.handle
 
     @property
     def stream_handle(self) -> int:
         return int(self.stream.handle)
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        """Makes the context the calling thread's for the length of a block."""
-        self._context.push()
-        try:
-            yield
-        finally:
-            self.cuda.Context.pop()
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """See `PrimaryContext.current`."""
+        return self._context.current()
 
     def block(self, size_hw: tuple[int, int], pitch: int, colours: tuple[int, int]) -> _Block:
         """Room for one NV12 picture; inside `current`."""
