@@ -211,9 +211,9 @@ def doctor_table(findings: Sequence[Finding]) -> None:
 
 def engines_table(rows: Sequence[dict[str, Any]]) -> None:
     """What `rtseg build` made: sizes, build times, parity; and what it left out."""
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("plan", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
-    table.add_column("input")
+    table.add_column("input", no_wrap=True)
     for heading in ("GPUs", "size", "build", "parity"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -16,8 +16,9 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from _fake_cuda import FakeStream, pretend
+from _fake_cuda import FakeStream
 from _fake_nvdec import Kernels, PyNvVideoCodec, install
+from _fake_tensorrt import pretend
 
 from rtseg.data.synth import Drive
 from rtseg.frame import Frame, GpuFrame, ImageBGR, LabelMap

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from _fake_cuda import FakeDriver, FakeKernels, FakeTensorRT, pretend
+from _fake_cuda import FakeDriver, FakeKernels
+from _fake_tensorrt import FakeTensorRT, pretend
 
 from rtseg.artifact import ModelFile, load_model
 from rtseg.data.synth import Drive
