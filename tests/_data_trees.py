@@ -13,7 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
+from rtseg.data import open_data
+from rtseg.errors import DataError
 from rtseg.frame import Labels
 
 SIZE_HW = (6, 8)
@@ -151,3 +154,29 @@ def plant(name: str, directory: Path) -> Path:
     root = directory / name
     TREES[name](root)
     return root
+
+
+def refused(spec: str, split: str = "train") -> str:
+    """The one line that opening or reading a data set fails with."""
+    with pytest.raises(DataError) as caught:
+        [sample.load() for sample in open_data(spec, split).samples]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def labels_of(spec: str, split: str = "train") -> list[Labels]:
+    """All labels of a split; the images are checked on the way."""
+    read = []
+    for sample in open_data(spec, split).samples:
+        image, labels = sample.load()
+        assert image.shape == (*SIZE_HW, 3)
+        assert image.dtype == labels.dtype == np.uint8
+        assert np.abs(image.astype(int) - (10, 120, 230)).max() <= 6  # JPEG's loss
+        assert labels.flags.c_contiguous
+        read.append(labels)
+    return read
+
+
+def names_of(spec: str, split: str = "train") -> list[str]:
+    return [sample.name for sample in open_data(spec, split).samples]

@@ -1,0 +1,165 @@
+"""preprocess, count_labels and blend against `reference.py` and cases worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtseg import native
+from rtseg.native import reference
+
+IMPLEMENTATIONS = ["numpy", *native.ISAS]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+
+# --- preprocess -----------------------------------------------------------------------------------
+
+
+def test_preprocess_by_hand() -> None:
+    bgr = np.array([[[0, 51, 255]]], np.uint8)
+    blob = native.preprocess(bgr, (1, 1), (0.5, 0.1, 0.0), (0.5, 0.1, 2.0))
+    np.testing.assert_allclose(blob.ravel(), [1.0, 1.0, 0.0], atol=reference.PREPROCESS_ATOL)
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (64, 64), (1, 1), (120, 7)])
+@pytest.mark.parametrize("size", [(64, 64), (33, 17), (1, 1), (97, 101)])
+@pytest.mark.parametrize("view", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_preprocess_equals_the_reference(
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    view: bool,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "_cpu", None)
+    bgr = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    if view:
+        bgr = np.repeat(bgr, 2, axis=1)[:, ::2]
+    blob = native.preprocess(bgr, size, MEAN, STD)
+    assert blob.shape == (1, 3, *size)
+    assert blob.dtype == np.float32
+    expected = reference.preprocess(bgr, size, MEAN, STD)
+    np.testing.assert_allclose(blob, expected, rtol=0, atol=reference.PREPROCESS_ATOL)
+
+
+@pytest.mark.parametrize("isa", native.ISAS)
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 64, 97])
+def test_every_instruction_set_makes_the_same_planes(isa: str, width: int) -> None:
+    rng = np.random.default_rng(width)
+    bgr = rng.integers(0, 256, (3, width, 3), dtype=np.uint8)[:, ::1]
+    scale, shift = rng.random((2, 3), np.float32)
+    planes = np.full((1, 3, 3, width), np.nan, np.float32)
+    native._cpu.to_planes(bgr, scale, shift, planes, isa)
+    rgb = bgr[:, :, ::-1].transpose(2, 0, 1).astype(np.float32)
+    assert np.array_equal(planes[0], rgb * scale[:, None, None] + shift[:, None, None])
+
+
+def test_preprocess_writes_into_out() -> None:
+    bgr = np.full((4, 4, 3), 9, np.uint8)
+    out = np.full((1, 3, 2, 2), np.nan, np.float32)
+    assert native.preprocess(bgr, (2, 2), MEAN, STD, out=out) is out
+    assert np.isfinite(out).all()
+
+
+def test_preprocess_refuses_wrong_arguments() -> None:
+    bgr = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"expected \(H, W, 3\) uint8"):
+        native.preprocess(bgr[..., 0], (2, 2), MEAN, STD)
+    with pytest.raises(ValueError, match="std > 0"):
+        native.preprocess(bgr, (2, 2), MEAN, (0.2, 0.0, 0.2))
+    with pytest.raises(ValueError, match="3 numbers each"):
+        native.preprocess(bgr, (2, 2), (0.5,), STD)
+    with pytest.raises(ValueError, match="out: expected"):
+        native.preprocess(bgr, (2, 2), MEAN, STD, out=np.zeros((1, 3, 2, 3), np.float32))
+    with pytest.raises(ValueError, match="out: expected"):
+        native.preprocess(bgr, (2, 2), MEAN, STD, out=np.zeros((3, 2, 1, 2), np.float32).T)
+
+
+# --- count_labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@settings(deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 255), st.integers(1, 40)), min_size=1, max_size=30),
+)
+def test_labels_are_counted_exactly(name: str, runs: list[tuple[int, int]]) -> None:
+    labels = np.concatenate([np.full(n, label, np.uint8) for label, n in runs])[None]
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "numpy":
+            patch.setattr(native, "_cpu", None)
+        counts = native.count_labels(labels, isa="" if name == "numpy" else name)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [int((labels == k).sum()) for k in range(256)]
+
+
+def test_labels_of_a_view_are_counted() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (20, 30), dtype=np.uint8)
+    view = labels[::2, 3:17]
+    assert np.array_equal(native.count_labels(view), reference.count_labels(view))
+
+
+def test_counting_refuses_other_arrays() -> None:
+    with pytest.raises(ValueError, match=r"labels: expected \(H, W\) uint8"):
+        native.count_labels(np.zeros((2, 2), np.int64))
+
+
+# --- blend ----------------------------------------------------------------------------------------
+
+
+def test_blend_by_hand() -> None:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[3] = (200, 100, 0)
+    bgr = np.full((1, 2, 3), 100, np.uint8)
+    mixed = native.blend(bgr, np.array([[3, 0]], np.uint8), palette, 0.25)
+    assert mixed.tolist() == [[[125, 100, 75], [75, 75, 75]]]
+
+
+@pytest.mark.parametrize("opacity", [0, 0.1, 0.45, 0.5, 0.9, 1])
+@pytest.mark.parametrize("shape", [(1, 1), (37, 53), (64, 128)])
+def test_blend_equals_the_reference(shape: tuple[int, int], opacity: float) -> None:
+    rng = np.random.default_rng(0)
+    bgr = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    labels = rng.integers(0, 256, shape, dtype=np.uint8)
+    before = bgr.copy()
+    mixed = native.blend(bgr, labels, PALETTE, opacity)
+    difference = np.abs(mixed.astype(int) - reference.blend(bgr, labels, PALETTE, opacity))
+    # OpenCV may fuse the multiplication and the addition: a half can round the other way.
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.02
+    np.testing.assert_array_equal(bgr, before)
+
+
+@pytest.mark.parametrize("opacity", [0, 1])
+def test_blend_ends_are_exact(opacity: int) -> None:
+    rng = np.random.default_rng(0)
+    bgr = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    labels = rng.integers(0, 256, (9, 9), dtype=np.uint8)
+    expected = PALETTE[labels] if opacity else bgr
+    np.testing.assert_array_equal(native.blend(bgr, labels, PALETTE, opacity), expected)
+
+
+def test_blend_takes_views_and_writes_into_out() -> None:
+    rng = np.random.default_rng(0)
+    bgr = rng.integers(0, 256, (8, 20, 3), dtype=np.uint8)[:, ::2]
+    labels = rng.integers(0, 9, (16, 10), dtype=np.uint8)[::2]
+    out = np.empty((8, 10, 3), np.uint8)
+    assert native.blend(bgr, labels, PALETTE, 0.5, out=out) is out
+    expected = reference.blend(bgr, labels, PALETTE, 0.5)
+    np.testing.assert_allclose(out.astype(int), expected, rtol=0, atol=1)
+
+
+def test_blend_refuses_wrong_arguments() -> None:
+    bgr, labels = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
+    with pytest.raises(ValueError, match="like the image"):
+        native.blend(bgr, labels.T.copy(), PALETTE, 0.5)
+    with pytest.raises(ValueError, match=r"palette: expected \(256, 3\) uint8"):
+        native.blend(bgr, labels, PALETTE[:11], 0.5)
+    with pytest.raises(ValueError, match=r"opacity: expected 0\.\.1, got 1.5"):
+        native.blend(bgr, labels, PALETTE, 1.5)
+    with pytest.raises(ValueError, match="memory of the image"):
+        native.blend(bgr, labels, PALETTE, 0.5, out=bgr)
