@@ -17,7 +17,7 @@ class FakeTensorRT(ModuleType):
     """Stands for `tensorrt_rtx`; a plan is the ONNX it was built from, run by ONNX Runtime."""
 
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
-    float16, float32 = "half", "float"
+    float16, float32 = SimpleNamespace(name="HALF"), SimpleNamespace(name="FLOAT")
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
@@ -57,10 +57,10 @@ class FakePlan:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (-1, 3 if name == self._trt.input_name else -1, -1, -1)
 
-    def get_tensor_dtype(self, name: str) -> str:
-        assert name == "logits"
-        half = self.session.get_outputs()[0].type == "tensor(float16)"
-        return self._trt.float16 if half else self._trt.float32
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        tensors = {"logits": self.session.get_outputs()[0], "input": self.session.get_inputs()[0]}
+        kind = tensors["logits" if name == "logits" else "input"].type
+        return self._trt.float16 if kind == "tensor(float16)" else self._trt.float32
 
     def create_execution_context(self) -> FakeContext:
         self._driver.in_context()

@@ -178,22 +178,10 @@ class TensorRTEngine:
             raise EngineError(
                 f"{path}: TensorRT cannot load it ({reason}): delete it, and it is built again"
             )
-        wrong = check_tensors(tensors_of(engine, self._trt))
+        wrong = check_tensors(_tensorrt.tensors_of(engine, self._trt))
         if wrong:
             raise EngineError(f"{path}: {wrong}: delete it, and it is built again")
         return engine
-
-
-def tensors_of(engine: Any, trt: Any) -> dict[str, dict[str, Any]]:
-    """{name: {"mode", "shape"}} of a plan's inputs and outputs, as in its manifest."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    return {
-        name: {
-            "mode": "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output",
-            "shape": [int(n) for n in engine.get_tensor_shape(name)],
-        }
-        for name in names
-    }
 
 
 class _Lane:
