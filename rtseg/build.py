@@ -196,7 +196,7 @@ def build_engine(
     )
     notes: dict[str, Any] = {}
     if recipe.precision in QUANTISED and not model.contract.precision:
-        graph, notes = _quantised(model, recipe, frames, say)
+        graph, notes = _quantised(model, recipe, frames, say, allow_mismatch)
     else:
         graph = typed_graph(model, recipe.precision)
     parity = measure_parity(
@@ -294,6 +294,7 @@ def _quantised(
     recipe: EngineRecipe,
     validation: CalibrationFrames,
     say: Callable[[str], Callable[[int, int | None], None]],
+    allow_mismatch: bool,
 ) -> tuple[bytes, dict[str, Any]]:
     """The graph with Q/DQ nodes and what calibration found out; for a GPU the rest is float16."""
     onnx, quantise = _quantiser()
@@ -307,6 +308,7 @@ def _quantised(
         precision=recipe.precision,
         method=recipe.calibration.method,
         size_hw=(height, width),
+        allow_mismatch=allow_mismatch,
         on_progress=lambda line: say(line)(0, None),
     )
     notes = {

@@ -82,6 +82,7 @@ def quantise(
     method: str = "percentile",
     percentile: float = PERCENTILE,
     size_hw: tuple[int, int] | None = None,
+    allow_mismatch: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Quantisation]:
     """Quantises as many convolutions as the parity gate allows.
@@ -94,6 +95,7 @@ def quantise(
         precision: "int8" or "fp8" (E4M3).
         method, percentile: see `rtseg.calibration.ranges`.
         size_hw: of the network's input; None to choose by the frame, as the pipeline does.
+        allow_mismatch: give the best that was found where the gate does not pass.
         on_progress: told in one line what is being done.
 
     Returns:
@@ -147,7 +149,8 @@ def quantise(
             break
     assert best is not None
     kept, candidate, parity = best
-    gate(precision, parity)
+    if not allow_mismatch:
+        gate(precision, parity)
     names_kept = tuple(cost.layer for cost in costs[:kept])
     said = repr((calibration.sha256(), method, percentile, size_hw, precision))
     digest = hashlib.sha256(said.encode()).hexdigest()
