@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from rtseg import plugins
 from rtseg.artifact import Contract, load_model
 from rtseg.config import parse_size
-from rtseg.models.layers import ConvBNReLU, upsample_like
+from rtseg.models.layers import ConvBNReLU
+from rtseg.models.resampling import upsample_like
 from rtseg.models.sfnet_lite import GatedDualFlowAlignment, SFNetLite
 
 BASELINE, TRAINED = "as shipped", "the file itself"

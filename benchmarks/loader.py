@@ -18,12 +18,12 @@ import cv2
 import torch
 from _record import write_record
 
-from rtseg import plugins
 from rtseg.artifact import WEIGHTS_DIRECTORY
 from rtseg.data import open_data
 from rtseg.data.draws import Draws
 from rtseg.data.transforms import Augmentation
 from rtseg.losses import segmentation_loss
+from rtseg.models._catalogue import build
 from rtseg.recipe import Recipe, read_recipe
 
 
@@ -43,7 +43,7 @@ def draws_per_second(spec: str, crop_hw: tuple[int, int], crops: int) -> float:
 def learned_per_second(recipe: Recipe, seconds: float) -> float:
     """Crops per second that a training step of the recipe takes, bf16, the best of its steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = plugins.load("rtseg.models", recipe.model.family).build(11, **recipe.model.options)
+    network: Any = build(recipe.model.family, 11, recipe.model.options)
     network = network.to(device).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
     batch, (height, width) = recipe.optimiser.batch, recipe.data.crop_hw

@@ -41,14 +41,10 @@ T = TypeVar("T")
 def export_untrained(network: nn.Module, contract: Contract, path: Path) -> Row:
     """Exports a network as it is, under a contract; {params, gmacs} of what is in the file."""
     from rtseg.export import export_onnx, gmacs
-    from rtseg.models import AUXILIARY_PREFIX
+    from rtseg.models._catalogue import parameters
 
     facts = {
-        "params": sum(
-            p.numel()
-            for name, p in network.named_parameters()
-            if not name.startswith(AUXILIARY_PREFIX)
-        ),
+        "params": parameters(network),
         "gmacs": round(gmacs(network, contract.input_hw), 2),
     }
     export_onnx(network, replace(contract, measured={}, trained_on="", facts=facts), path)
@@ -62,16 +58,17 @@ def export_reference(like: Contract, path: Path) -> Row:
     from rtseg.models import fpn
 
     torch.manual_seed(SEED)
+    network = fpn.build(len(like.classes))
     contract = replace(
         like,
         name=REFERENCE,
         family="fpn",
         options={},
-        input_multiple=fpn.INPUT_MULTIPLE,
-        output_stride=fpn.OUTPUT_STRIDE,
-        align_corners=fpn.ALIGN_CORNERS,
+        input_multiple=network.input_multiple,
+        output_stride=network.output_stride,
+        align_corners=network.align_corners,
     )
-    return export_untrained(fpn.build(len(like.classes)), contract, path)
+    return export_untrained(network, contract, path)
 
 
 def in_child(function: Callable[..., T], *arguments: object) -> T:

@@ -9,6 +9,7 @@ those of onnx.proto (ONNX IR specification).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 from rtseg.errors import ModelError
 from rtseg.frame import ClassTable, default_palette
+from rtseg.models._catalogue import names
 
 WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
 
@@ -138,7 +140,8 @@ def find_model(name_or_path: str) -> Path:
     """Path of a shipped model or of a file.
 
     Raises:
-        ModelError: there is neither; lists the shipped names.
+        ModelError: there is neither; lists the shipped names, or says how a network without
+            weights gets some.
     """
     if name_or_path in shipped():
         return WEIGHTS_DIRECTORY / f"{name_or_path}.onnx"
@@ -147,8 +150,16 @@ def find_model(name_or_path: str) -> Path:
         return path
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ModelError(f"{path}: no such model file")
+    if name_or_path in names():
+        raise ModelError(
+            f"{name_or_path} is a network without weights here: train it (network = "
+            f'"{name_or_path}" in a recipe of `rtseg train`), or import its authors\' weights '
+            f"(rtseg import FILE -o {name_or_path}.onnx)"
+        )
+    near = difflib.get_close_matches(name_or_path, [*shipped(), *names()], n=3, cutoff=0.0)
     raise ModelError(
-        f"unknown model {name_or_path!r}: give an .onnx file or one of {', '.join(shipped())}"
+        f"unknown model {name_or_path!r}: give an .onnx file or one of {', '.join(shipped())}; "
+        f"the nearest names are {', '.join(near)}"
     )
 
 

@@ -20,7 +20,7 @@ from rtseg.artifact import ModelFile
 from rtseg.data import DataSet
 from rtseg.engine import available, open_engine
 from rtseg.errors import RtsegError
-from rtseg.evaluate import evaluate, number
+from rtseg.evaluate import evaluate, number, same_classes
 from rtseg.frame import Frame, LabelMap
 from rtseg.machine import cpu_count
 from rtseg.overlay import Renderer
@@ -106,7 +106,9 @@ def _measure(
         pipeline = Pipeline(source, segmenter, renderer, [sink], policy="every")
         pipeline.run()
         report = pipeline.report()
-        accuracy = evaluate(segmenter, data)
+        miou = None  # of other classes there is none, but a pace
+        if same_classes(data, model.contract.classes):
+            miou = number(evaluate(segmenter, data).confusion.mean_iou())
         agreement = _agreement(model, segmenter, data)
     finally:
         segmenter.close()
@@ -118,7 +120,7 @@ def _measure(
         "fps": report.fps,
         "engine_fps": report.engine_fps,
         "bound_fps": report.bound_fps,
-        "miou": number(accuracy.confusion.mean_iou()),
+        "miou": miou,
         "pixel_agreement": agreement,
         "mask_age_ms": report.mask_age_ms,
         "stages": report.stages,

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rtseg import cli_engines
+from rtseg import cli_engines, cli_models
+from rtseg.cli_models import Weights, need_torch, with_weights
 from rtseg.config import RunConfig, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
 from rtseg.json_output import Json, check_json, write_json
@@ -27,7 +28,9 @@ app = typer.Typer(
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of it
 
-Model = Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")]
+Model = Annotated[
+    str, typer.Option(help="A shipped model's name, an .onnx file, or a network with --weights.")
+]
 Engine = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or eager.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, int8 or fp8.")]
 Size = Annotated[str, typer.Option(help="Input of the network, HEIGHTxWIDTH, or auto.")]
@@ -58,6 +61,7 @@ def run(
         ),
     ],
     model: Model = "street-m",
+    weights: Weights = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     size: Size = "auto",
@@ -85,7 +89,7 @@ def run(
     """Segment a camera, a video or images, live."""
     config = RunConfig(
         source,
-        model=model,
+        model=with_weights(model, weights, classes),
         engine=engine,
         precision=precision,
         size=parse_size(size),
@@ -122,17 +126,7 @@ def run(
         write_json(result.to_dict(), report)
 
 
-@app.command()
-def models(json_path: Json = None) -> None:
-    """List the shipped models."""
-    from rtseg.terminal import models_table
-    from rtseg.zoo import model_rows
-
-    rows = model_rows()
-    if json_path is not None:
-        write_json(rows, json_path)
-    if json_path != "-":
-        models_table(rows)
+app.command()(cli_models.models)
 
 
 @app.command(name="eval")
@@ -140,6 +134,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="NAME:DIR, such as camvid:CamVid, or synth:seed=1.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     model: Model = "street-m",
+    weights: Weights = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     size: Size = "auto",
@@ -177,7 +172,9 @@ def evaluate(
     augmentation = Augmentation.parse(flip, scales, window, size)
     report = EvaluationReport(tuple(confusion or ()), worst)
     samples = open_data(data, split)
-    segmenter = open_segmenter(load_model(model), engine, precision, hw, augmentation)
+    segmenter = open_segmenter(
+        load_model(with_weights(model, weights)), engine, precision, hw, augmentation
+    )
     try:
         report.prepare()
         with Bar("eval") as bar:
@@ -212,7 +209,7 @@ def train(
     from rtseg.recipe import read_recipe
 
     plan = read_recipe(recipe)
-    _need_torch()
+    need_torch("training")
     from rtseg.export import export_checkpoint
     from rtseg.model_card import model_card
     from rtseg.terminal import Bar
@@ -241,24 +238,8 @@ def train(
     _say(f"wrote {path} (relative error against PyTorch {error:.1e}) and {card}")
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="best.safetensors of a training run.")],
-    recipe: Annotated[Path, typer.Option(help="The recipe it was trained by.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
-    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = True,
-) -> None:
-    """Export a trained network to ONNX with the preprocess contract."""
-    from rtseg.recipe import read_recipe
-
-    plan = read_recipe(recipe)
-    _need_torch()
-    from rtseg.export import export_checkpoint
-
-    error = export_checkpoint(plan, checkpoint, out, half=half)
-    _say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB, relative error {error:.1e}")
-
-
+app.command()(cli_models.export)
+app.command(name="import")(cli_models.import_)
 app.command()(cli_engines.build)
 app.command()(cli_engines.inspect)
 
@@ -270,6 +251,7 @@ def bench(
     ] = "synth:seed=5,frames=64",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     model: Model = "street-m",
+    weights: Weights = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     size: Size = "auto",
@@ -288,7 +270,12 @@ def bench(
     hw = parse_size(size)
     samples = open_data(data, split)
     row = bench_row(
-        load_model(model), samples, engine=engine, precision=precision, size=hw, frames=frames
+        load_model(with_weights(model, weights)),
+        samples,
+        engine=engine,
+        precision=precision,
+        size=hw,
+        frames=frames,
     )
     record = results([row], samples, _command())
     if json_path is not None:
@@ -350,16 +337,6 @@ def _fail(error: RtsegError, code: int) -> None:
 def _command() -> list[str]:
     """How this process was called, without the directory it is installed in."""
     return ["rtseg", *sys.argv[1:]]
-
-
-def _need_torch() -> None:
-    try:
-        import lightning.fabric  # noqa: F401
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError.for_extra(
-            str(error.name), "torch", "training and export"
-        ) from error
 
 
 def _say(line: str) -> None:

@@ -150,6 +150,11 @@ def load_sample(sample: Sample, number: int) -> tuple[Frame, Labels]:
     return Frame(image, number, float(number), time.monotonic()), truth
 
 
+def same_classes(data: DataSet, classes: ClassTable) -> bool:
+    """Whether a data set has a model's classes, in any order; case does not count."""
+    return {n.lower() for n in data.classes.names} == {n.lower() for n in classes.names}
+
+
 def label_table(data: DataSet, classes: ClassTable) -> Labels:
     """(256,) uint8: the data set's label to the model's; 255 for what is ignored.
 
@@ -157,8 +162,7 @@ def label_table(data: DataSet, classes: ClassTable) -> Labels:
         DataError: the data set's classes are not the model's.
     """
     truth = data.classes
-    missing = {n.lower() for n in truth.names} ^ {n.lower() for n in classes.names}
-    if missing:
+    if not same_classes(data, classes):
         raise DataError(
             f"{data.name} has the classes {', '.join(truth.names)}; "
             f"the model has {', '.join(classes.names)}: evaluate it on its own classes"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,53 +25,94 @@ from rtseg.data import class_table
 from rtseg.data.transforms import MEAN_RGB, STD_RGB
 from rtseg.errors import ModelError
 from rtseg.files import replacing
-from rtseg.models import AUXILIARY_PREFIX
-from rtseg.models._weights import load_weights, read_facts
-from rtseg.models.layers import fuse_batch_norm
+from rtseg.frame import ClassTable
+from rtseg.models._catalogue import build, parameters, resolve
+from rtseg.models._weights import load_weights, name_weights, read_facts
+from rtseg.models.layers import Network, fuse_batch_norm
 from rtseg.recipe import Recipe
 
 OPSET = 18
+OnNotice = Callable[[str], None]
 _HALF_FROM = 32
 """Tensors with fewer elements than this stay float32: there is nothing to save in them."""
 
 
-def export_checkpoint(recipe: Recipe, checkpoint: Path, path: Path, *, half: bool = True) -> float:
+def quiet(line: str) -> None:
+    """An `OnNotice` for whom it does not concern."""
+
+
+def export_checkpoint(
+    recipe: Recipe,
+    checkpoint: Path,
+    path: Path,
+    *,
+    half: bool = True,
+    on_notice: OnNotice = quiet,
+) -> float:
     """Exports a checkpoint of `rtseg train`; see `export_onnx` for the check and the result.
 
     Raises:
         ConfigError: the checkpoint does not fit the recipe's network.
         ModelError: the exported file does not reproduce the network.
     """
-    module = plugins.load("rtseg.models", recipe.model.family)
+    model = recipe.model
+    family, options = resolve(model.network, model.family, model.options)
     classes = class_table(os.path.expandvars(recipe.data.val))  # only some look at it
-    network = module.build(len(classes), **recipe.model.options)
+    network = build(family, len(classes), options)
     load_weights(network, checkpoint)
-    contract = Contract(
+    contract = contract_of(
+        network,
         recipe.name,
+        family,
+        options,
         classes,
-        MEAN_RGB,
-        STD_RGB,
-        input_hw=recipe.data.input_hw,
-        input_multiple=module.INPUT_MULTIPLE,
-        output_stride=module.OUTPUT_STRIDE,
-        align_corners=module.ALIGN_CORNERS,
-        family=recipe.model.family,
-        options=recipe.model.options,
+        recipe.data.input_hw,
         measured=_measured(recipe, checkpoint),
         trained_on=", ".join(spec.partition(":")[0] for spec in recipe.data.train),
-        facts={
-            "params": sum(
-                p.numel()
-                for name, p in network.named_parameters()
-                if not name.startswith(AUXILIARY_PREFIX)
-            ),
-            "gmacs": round(gmacs(network, recipe.data.input_hw), 2),
-            "paper": module.PAPER,
-            "year": module.YEAR,
-        },
         licence="Apache-2.0",
     )
-    return export_onnx(network, contract, path, half=half)
+    return export_onnx(network, contract, path, half=half, on_notice=on_notice)
+
+
+def contract_of(
+    network: Network,
+    name: str,
+    family: str,
+    options: Mapping[str, Any],
+    classes: ClassTable,
+    input_hw: tuple[int, int],
+    *,
+    mean: tuple[float, float, float] = MEAN_RGB,
+    std: tuple[float, float, float] = STD_RGB,
+    measured: Mapping[str, Any] | None = None,
+    trained_on: str = "",
+    licence: str = "",
+    source: str = "",
+) -> Contract:
+    """What a model file of this network says of itself."""
+    module = plugins.load("rtseg.models", family)
+    facts = {
+        "params": parameters(network),
+        "gmacs": round(gmacs(network, input_hw), 2),
+        "paper": module.PAPER,
+        "year": module.YEAR,
+    }
+    return Contract(
+        name,
+        classes,
+        mean,
+        std,
+        input_hw=input_hw,
+        input_multiple=network.input_multiple,
+        output_stride=network.output_stride,
+        align_corners=network.align_corners,
+        family=family,
+        options=options,
+        measured=measured or {},
+        trained_on=trained_on,
+        facts={**facts, "source": source} if source else facts,
+        licence=licence,
+    )
 
 
 def export_onnx(
@@ -80,6 +122,7 @@ def export_onnx(
     *,
     half: bool = True,
     tolerance: float = 2e-2,
+    on_notice: OnNotice = quiet,
 ) -> float:
     """Writes an `.onnx` with the contract in its metadata.
 
@@ -88,8 +131,10 @@ def export_onnx(
         contract: what the file says of itself.
         path: written only after the check.
         half: store weights as float16; the graph casts them, so every engine computes in the
-            precision it likes.
+            precision it likes. Where that alone changes the logits by more than `tolerance`,
+            they are stored as float32 all the same, and `on_notice` says so.
         tolerance: largest allowed relative error of the logits against PyTorch in float32.
+        on_notice: gets a line that the user should see.
 
     Returns:
         The largest relative error found, ||onnx - torch|| / ||torch||.
@@ -99,20 +144,19 @@ def export_onnx(
     """
     network = fuse_batch_norm(network.eval()).float()
     model = _to_onnx(network, contract.input_hw)
-    if half:
-        _store_half(model)
+    name_weights(network, model)
     for key, value in contract.to_metadata().items():
         model.metadata_props.add(key=key, value=value)
+    full = model.SerializeToString()
+    if half:
+        _store_half(model)
     onnx.checker.check_model(model, full_check=True)
-    height, width = contract.input_hw
-    multiple = contract.input_multiple
-    sizes = [
-        (height, width),
-        (height + 2 * multiple, width + multiple),
-        (4 * multiple, 5 * multiple),
-    ]
     data = model.SerializeToString()
-    error = max(_relative_error(network, data, size) for size in sizes)
+    error = _largest_error(network, data, contract)
+    if half and not error <= tolerance:
+        on_notice(f"float16 weights would change the logits by {error:.2g}: stored as float32")
+        data = full
+        error = _largest_error(network, data, contract)
     if not error <= tolerance:
         raise ModelError(f"{path}: the exported graph differs from the network by {error:.2g}")
     try:
@@ -121,6 +165,18 @@ def export_onnx(
     except OSError as err:
         raise ModelError(f"{path}: cannot write the model file: {err.strerror}") from err
     return error
+
+
+def _largest_error(network: nn.Module, data: bytes, contract: Contract) -> float:
+    """Over three input sizes, the contract's own and two that its graph was not traced with."""
+    height, width = contract.input_hw
+    multiple = contract.input_multiple
+    sizes = [
+        (height, width),
+        (height + 2 * multiple, width + multiple),
+        (4 * multiple, 5 * multiple),
+    ]
+    return max(_relative_error(network, data, size) for size in sizes)
 
 
 def gmacs(network: nn.Module, input_hw: tuple[int, int]) -> float:

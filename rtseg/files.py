@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and where those lie that can be made again."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def user_cache() -> Path:
+    """`rtseg` in the user's cache: $XDG_CACHE_HOME, else ~/.cache. Not created here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rtseg"

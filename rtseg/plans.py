@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.errors import EngineError, ModelError
-from rtseg.files import replacing
+from rtseg.files import replacing, user_cache
 
 INPUT, OUTPUT = "image", "logits"
 """Names of the tensors of every model and plan of rtseg."""
@@ -369,10 +369,7 @@ class Store:
 def default_directory() -> Path:
     """$RTSEG_ENGINES, else `rtseg/engines` in the user's cache."""
     given = os.environ.get("RTSEG_ENGINES")
-    if given:
-        return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "rtseg" / "engines"
+    return Path(given) if given else user_cache() / "engines"
 
 
 def _problem(path: Path, key: Key) -> str:

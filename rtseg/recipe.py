@@ -25,10 +25,18 @@ CLASS_WEIGHTS = ("log", "median", "equal")
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Which network: `family` names a file in rtseg/models, `options` go to its `build`."""
+    """Which network.
 
-    family: str
+    Attributes:
+        family: names a file in rtseg/models.
+        options: go to its `build`.
+        network: instead of the family, the name of a network that `rtseg models` lists; `options`
+            then change it.
+    """
+
+    family: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,10 @@ def _check_type(annotation: object, value: object, where: str) -> None:
 
 def _check(recipe: Recipe, path: Path) -> None:
     data, optimiser = recipe.data, recipe.optimiser
+    if bool(recipe.model.family) == bool(recipe.model.network):
+        raise ConfigError(
+            f"{path}: [model] needs either network, a name that `rtseg models` lists, or family"
+        )
     if not data.train:
         raise ConfigError(f"{path}: [data] train is empty: name at least one data set")
     if data.share and len(data.share) != len(data.train):

@@ -116,22 +116,60 @@ class RunDisplay(Bar):
 
 
 def models_table(rows: Sequence[dict[str, Any]]) -> None:
-    """The zoo, for people."""
-    table = Table("model", "family", "params", "GMACs", "stride", "mIoU", "data", box=None)
-    for row in rows:
-        shipped = row["shipped"] or {}
-        table.add_row(
-            row["name"],
-            row["family"],
-            f"{row['params'] / 1e6:.2f} M" if row["params"] else "",
-            f"{row['gmacs']:.1f}" if row["gmacs"] else "",
-            str(row["output_stride"]),
-            f"{100 * shipped['miou']:.1f} %" if shipped.get("miou") else "",
-            f"{shipped['data']} {shipped['split']} {shipped['size']}"
-            if shipped.get("miou")
-            else "",
+    """The zoo, for people: what we ship and measured, then the networks and what others report."""
+    console = Console()
+    shipped = [row for row in rows if row["shipped"]]
+    networks = [row for row in rows if not row["shipped"]]
+    if shipped:
+        table = _right(Table("shipped", *_SIZES, "our mIoU", "on", box=None), 1, 5)
+        for row in shipped:
+            measured = row["shipped"]
+            score = measured.get("miou")
+            data = f"{measured['data']} {measured['split']} {measured['size']}" if score else ""
+            table.add_row(*_sizes(row), f"{100 * score:.1f} %" if score else "", data)
+        console.print(table)
+    if networks:
+        if shipped:
+            console.print()
+        table = _right(Table("network", *_SIZES, "year", "authors report", box=None), 1, 5)
+        for row in networks:
+            table.add_row(*_sizes(row), str(row["year"]), _reported(row["reported"]))
+        console.print(table)
+        console.print(
+            f"{len(networks)} networks; GMACs at 1024x2048 with 19 classes. Train one: "
+            '`network = "NAME"` in a recipe; authors\' weights: `rtseg import`.',
+            highlight=False,
+            markup=False,
         )
-    Console().print(table)
+    if not rows:
+        console.print("no such model or network: rtseg models lists all", highlight=False)
+
+
+_SIZES = ("params", "GMACs", "stride")
+
+
+def _sizes(row: dict[str, Any]) -> tuple[str, ...]:
+    params, gmacs = row["params"], row["gmacs"]
+    return (
+        row["name"],
+        f"{params / 1e6:.2f} M" if params else "",
+        f"{gmacs:.1f}" if gmacs else "",
+        str(row["output_stride"]),
+    )
+
+
+def _right(table: Table, first: int, last: int) -> Table:
+    for column in table.columns[first:last]:
+        column.justify = "right"
+    return table
+
+
+def _reported(results: Sequence[dict[str, Any]]) -> str:
+    """The first result that the authors give: "78.8 % cityscapes val"."""
+    if not results:
+        return ""
+    first = results[0]
+    return f"{100 * first['miou']:.1f} % {first['data']} {first['split']}"
 
 
 def evaluation_table(result: dict[str, Any]) -> None:

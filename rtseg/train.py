@@ -22,7 +22,6 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from rtseg import plugins
 from rtseg.artifact import load_model
 from rtseg.batches import SKIP_BAD, Batch, batches, normalise, resized, to_tensor
 from rtseg.data import DataSet, open_data
@@ -39,6 +38,7 @@ from rtseg.losses import (
     segmentation_loss,
 )
 from rtseg.metrics import Confusion
+from rtseg.models._catalogue import build, resolve
 from rtseg.models._weights import save_weights
 from rtseg.recipe import Recipe, expanded
 from rtseg.warm_start import warm_start
@@ -141,9 +141,9 @@ class _Trainer:
         self.last, self.best = directory / "last.pt", directory / "best.safetensors"
         self.log = directory / "log.jsonl"
         options = recipe.optimiser
-        network: nn.Module = plugins.load("rtseg.models", recipe.model.family).build(
-            len(val.classes), **recipe.model.options
-        )
+        model = recipe.model
+        family, model_options = resolve(model.network, model.family, model.options)
+        network: nn.Module = build(family, len(val.classes), model_options)
         warm_start(network, recipe, data[0])
         self.teacher = _Teacher(recipe, val, fabric) if recipe.distil.teacher else None
         network = _channels_last(network)

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rtseg import plugins
 from rtseg.artifact import load_model
 from rtseg.batches import normalise, resized, to_tensor
 from rtseg.data import DataSet
 from rtseg.errors import ConfigError
+from rtseg.models._catalogue import build, resolve
 from rtseg.models._weights import load_weights, start_from_model_file
 from rtseg.recipe import Recipe, expanded
 
@@ -40,14 +40,13 @@ def _start(network: nn.Module, path: Path, data: DataSet) -> None:
 def _grow(network: nn.Module, recipe: Recipe, data: DataSet) -> None:
     """Takes over from a smaller network of the same family what has the same name and shape."""
     file = load_model(expanded(recipe.grow))
-    if file.contract.family != recipe.model.family:
+    family, _ = resolve(recipe.model.network, recipe.model.family, recipe.model.options)
+    if file.contract.family != family:
         raise ConfigError(
             f"{file.path} is a {file.contract.family}, the recipe's network a "
-            f"{recipe.model.family}: grow from one of the same family"
+            f"{family}: grow from one of the same family"
         )
-    small: nn.Module = plugins.load("rtseg.models", recipe.model.family).build(
-        len(file.contract.classes), **file.contract.options
-    )
+    small = build(family, len(file.contract.classes), file.contract.options)
     start_from_model_file(small, file.path, _typical(data))
     own, given = network.state_dict(), small.state_dict()
     shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}

@@ -195,7 +195,9 @@ def test_export(
 
     recipe, out = tmp_path / "tiny.toml", tmp_path / "full.onnx"
     recipe.write_text(toml_of(tiny_recipe))
-    done = rtseg_command("export", tiny_checkpoint, "--recipe", recipe, "-o", out, "--no-half")
+    done = rtseg_command(
+        "export", tiny_checkpoint, "--recipe", recipe, "-o", out, "--precision", "fp32"
+    )
     assert done.code == 0, done.err
     kinds = {t.data_type for t in onnx.load(str(out)).graph.initializer}
     assert onnx.TensorProto.FLOAT16 not in kinds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import pickle
 import time
@@ -18,7 +17,7 @@ from _data_trees import TREES, plant
 
 from rtseg import engine as engines
 from rtseg import plugins
-from rtseg.artifact import Contract, ModelFile
+from rtseg.artifact import ModelFile
 from rtseg.data import DataSet, class_table, open_data
 from rtseg.engine import PRECISIONS, open_engine
 from rtseg.errors import ConfigError, RtsegError
@@ -28,7 +27,7 @@ from rtseg.source import Source, SourceInfo, open_source
 SHARED = Path(__file__).parents[1] / "../shared/data"
 PACKAGES = ("rtseg.source", "rtseg.sink", "rtseg.engine", "rtseg.models", "rtseg.data")
 SOURCES, SINKS = plugins.names("rtseg.source"), plugins.names("rtseg.sink")
-FAMILIES, DATA_SETS = plugins.names("rtseg.models"), plugins.names("rtseg.data")
+DATA_SETS = plugins.names("rtseg.data")
 TABLE = ClassTable(("road", "car"), ((128, 64, 128), (64, 0, 128)))
 
 
@@ -218,114 +217,6 @@ def test_an_engine_keeps_its_contract(tiny: ModelFile, name: str) -> None:
         assert np.isfinite(logits).all()
         assert np.array_equal(images, before)
     engine.close()
-
-
-# Networks
-
-
-def build(family: str, num_classes: int = 5) -> Any:
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    return plugins.load("rtseg.models", family).build(num_classes)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_states_its_facts(family: str) -> None:
-    pytest.importorskip("torch")
-    module = plugins.load("rtseg.models", family)
-    assert module.OUTPUT_STRIDE >= 1
-    assert module.INPUT_MULTIPLE % module.OUTPUT_STRIDE == 0
-    assert isinstance(module.ALIGN_CORNERS, bool)
-    assert module.PAPER
-    assert 2010 < module.YEAR < 2100
-    parameters = list(inspect.signature(module.build).parameters.values())
-    assert parameters[0].name == "num_classes"
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[1:])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_network_in_training_gives_all_heads_and_a_gradient(family: str) -> None:
-    network = build(family).train()
-    torch = pytest.importorskip("torch")
-    outputs = network(torch.randn(2, 3, 64, 96))
-    assert isinstance(outputs, list)
-    assert all(o.shape[:2] == (2, 5) for o in outputs)
-    stride = plugins.load("rtseg.models", family).OUTPUT_STRIDE
-    assert outputs[0].shape[-2:] == (64 // stride, 96 // stride)
-    sum(o.square().mean() for o in outputs).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, f"{name} takes no part"
-        assert torch.isfinite(parameter.grad).all(), name
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scale", [(1, 1), (1, 3), (3, 2)])
-def test_a_network_in_use_gives_logits_at_any_size(family: str, scale: tuple[int, int]) -> None:
-    network = build(family).eval()
-    torch = pytest.importorskip("torch")
-    module = plugins.load("rtseg.models", family)
-    height, width = (2 * s * module.INPUT_MULTIPLE for s in scale)
-    with torch.inference_mode():
-        logits = network(torch.randn(1, 3, height, width))
-    assert isinstance(logits, torch.Tensor)
-    stride = module.OUTPUT_STRIDE
-    assert logits.shape == (1, 5, height // stride, width // stride)
-    assert torch.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [(65, 97), (71, 50), (101, 128)])
-def test_a_network_survives_odd_sizes(family: str, size: tuple[int, int]) -> None:
-    network = build(family).eval()
-    torch = pytest.importorskip("torch")
-    with torch.inference_mode():
-        logits = network(torch.randn(1, 3, *size))
-    assert logits.shape[:2] == (1, 5)
-    assert torch.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_folding_the_norms_changes_nothing(family: str) -> None:
-    torch = pytest.importorskip("torch")
-    from rtseg.models.layers import fuse_batch_norm
-
-    network = build(family).train()
-    with torch.inference_mode():
-        for _ in range(3):
-            network(torch.randn(2, 3, 64, 96))
-        network.eval()
-        images = torch.randn(1, 3, 64, 96)
-        before = network(images)
-        after = fuse_batch_norm(network)(images)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
-    # float32 rounding of the folded weights, through some twenty layers
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_exported_network_is_the_network(family: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from rtseg.export import export_onnx
-
-    module = plugins.load("rtseg.models", family)
-    network = build(family, len(TABLE)).eval()
-    multiple = module.INPUT_MULTIPLE
-    contract = Contract(
-        family, TABLE, (0.0,) * 3, (1.0,) * 3, (2 * multiple, 3 * multiple), multiple,
-        module.OUTPUT_STRIDE, module.ALIGN_CORNERS, family,
-    )  # fmt: skip
-    path = tmp_path / f"{family}.onnx"
-    assert export_onnx(network, contract, path, half=False) < 1e-4
-    session = onnxruntime.InferenceSession(str(path))
-    for hw in ((3 * multiple, 2 * multiple), (5 * multiple, 4 * multiple)):
-        images = torch.randn(1, 3, *hw)
-        with torch.inference_mode():
-            expected = network(images).numpy()
-        got = session.run(["logits"], {"image": images.numpy()})[0]
-        # relative to the size of the logits: float32 sums in another order
-        assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).max()
 
 
 # Data sets

@@ -75,14 +75,14 @@ def test_weights_are_stored_as_half_and_training_parts_not_at_all(graph: Any) ->
 def test_the_contract_says_what_the_recipe_said(tiny: ModelFile, tiny_recipe: Recipe) -> None:
     contract = tiny.contract
     data = plugins.load("rtseg.data", "camvid")
-    module = plugins.load("rtseg.models", "sfnet_lite")
+    network = plugins.load("rtseg.models", "sfnet_lite").SFNetLite
     assert contract.name == "tiny"
     assert contract.classes.names == data.CLASSES
     assert contract.classes.ignore_index == data.IGNORE_INDEX
     assert contract.input_hw == tiny_recipe.data.input_hw
-    assert contract.input_multiple == module.INPUT_MULTIPLE
-    assert contract.output_stride == module.OUTPUT_STRIDE
-    assert contract.align_corners is module.ALIGN_CORNERS
+    assert contract.input_multiple == network.input_multiple
+    assert contract.output_stride == network.output_stride
+    assert contract.align_corners is network.align_corners
     assert contract.family == "sfnet_lite"
     assert contract.trained_on == "camvid"
     assert contract.licence == "Apache-2.0"

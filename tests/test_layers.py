@@ -19,15 +19,16 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 LAYERS = (
     {"errors", "signals"},
     {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
-    {"native", "_hud", "artifact", "metrics", "losses", "models", "data", "plans", "precision"}
-    | {"sink"},
+    {"native", "_hud", "metrics", "losses", "models", "data", "sink"},
+    {"artifact", "plans", "precision"},
     {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "source", "tally"},
     {"calibration", "segmenter", "warm_start"},
-    {"quantise", "tta"},
+    {"crf", "quantise", "tta"},
+    {"importing"},
     {"pipeline", "evaluate", "export", "train", "build", "inspection", "zoo"},
-    {"bench", "doctor", "evaluation_report", "model_card"},
+    {"bench", "doctor", "evaluation_report", "model_card", "weights_export"},
     {"json_output", "terminal"},
-    {"cli_engines"},
+    {"cli_engines", "cli_models"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -38,19 +39,21 @@ ALLOWED = {
     "torch": (
         "engine/eager.py",
         "export.py",
+        "importing.py",
+        "weights_export.py",
         "train.py",
         "batches.py",
         "warm_start.py",
         "losses.py",
         "models/",
     ),
-    "lightning": ("train.py", "cli.py"),
+    "lightning": ("train.py", "cli_models.py"),
     "tensorrt": ("engine/_tensorrt.py",),
     "tensorrt_rtx": ("engine/_tensorrt.py",),
     "pycuda": ("engine/_cuda.py", "build.py", "native/cuda.py", "source/_nvdec.py"),
     "PyNvVideoCodec": ("source/_nvdec.py",),
     "openvino": ("engine/ov.py",),
-    "onnxruntime": ("engine/ort.py", "export.py", "quantise.py"),
+    "onnxruntime": ("engine/ort.py", "export.py", "quantise.py", "cli_models.py"),
     "onnx": (
         "engine/eager.py",
         "engine/_plan.py",
@@ -60,10 +63,10 @@ ALLOWED = {
         "precision.py",
         "qdq.py",
         "quantise.py",
-        "cli.py",
+        "cli_models.py",
     ),
     "matplotlib": ("evaluation_report.py",),
-    "typer": ("cli.py", "cli_engines.py", "json_output.py"),
+    "typer": ("cli.py", "cli_engines.py", "cli_models.py", "json_output.py"),
     "rich": ("terminal.py",),
 }
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,72 @@ class Lane:
         self._device.clear()
         self._host.clear()
         self.stream = None
+
+
+class OnLane(Protocol):
+    """A place in flight of an engine: what it needs besides a lane's stream and memory."""
+
+    memory: Lane
+
+    def close(self) -> None:
+        """Frees what it holds, the lane too."""
+
+
+Place = TypeVar("Place", bound=OnLane)
+
+
+class Lanes(Generic[Place]):
+    """The places in flight of an engine, lent to one caller at a time.
+
+    Args:
+        device: whose context they live in.
+        model: name, for messages.
+        make: a place on a fresh lane, called in the device's context.
+        count: how many.
+    """
+
+    def __init__(
+        self, device: Device, model: str, make: Callable[[Lane], Place], count: int
+    ) -> None:
+        self._device, self._model = device, model
+        self._idle: SimpleQueue[Place] = SimpleQueue()
+        self._places: list[Place] = []
+        with device.current():
+            for _ in range(count):
+                place = make(device.lane())
+                self._places.append(place)
+                self._idle.put(place)
+
+    @contextlib.contextmanager
+    def idle(self, size: tuple[int, ...]) -> Iterator[Place]:
+        """Waits for an idle place and lends it, in the device's context, for input of `size`.
+
+        Raises:
+            EngineError: the driver failed within, in one line.
+        """
+        place = self._idle.get()
+        try:
+            with self._device.current():
+                try:
+                    yield place
+                except BaseException as error:
+                    with contextlib.suppress(self._device.errors):
+                        place.memory.stream.synchronize()  # the next frame finds an idle one
+                    if not isinstance(error, self._device.errors):
+                        raise
+                    height, width = size
+                    hint = f": try a --size smaller than {height}x{width}"
+                    what = f"{self._model} at {height}x{width}"
+                    raise self._device.error(error, what, hint) from error
+        finally:
+            self._idle.put(place)
+
+    def close(self) -> None:
+        """Frees all places; called in the device's context."""
+        for place in self._places:
+            place.close()
+        self._places.clear()
+        self._idle = SimpleQueue()
 
 
 class FrameTail:

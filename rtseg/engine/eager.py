@@ -7,16 +7,15 @@ rest of a frame's way is on the GPU too, by the same kernels as TensorRT's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg import plugins
 from rtseg.artifact import ModelFile
 from rtseg.engine import EngineInfo, OnProgress, _cuda, quiet
 from rtseg.errors import ConfigError, EngineError
@@ -134,14 +133,13 @@ class CudaEagerEngine(EagerEngine):
         self._torch.zeros(1, device=self._device)  # PyTorch sets the context up first
         self._gpu = _cuda.Device(self._torch.cuda.current_device())
         self._tail = _cuda.FrameTail(self._gpu, model.contract)
-        self._lanes: list[_TorchLane] = []
-        self._idle: SimpleQueue[_TorchLane] = SimpleQueue()
         self._capturing = threading.Lock()
-        with self._gpu.current():
-            for _ in range(requests):
-                lane = _TorchLane(self._gpu.lane(), self._torch)
-                self._lanes.append(lane)
-                self._idle.put(lane)
+        self._lanes = _cuda.Lanes(
+            self._gpu,
+            model.contract.name,
+            lambda memory: _TorchLane(memory, self._torch),
+            requests,
+        )
         self.info = dataclasses.replace(
             self.info,
             requests=requests,
@@ -153,12 +151,8 @@ class CudaEagerEngine(EagerEngine):
         self, picture: ImageBGR | NV12, size: tuple[int, int]
     ) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
         """See `rtseg.engine.FrameEngine`."""
-
-        def work(lane: _TorchLane) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
+        with self._prepared(size) as lane:
             return self._tail.run(lane.memory, picture, size, lambda shape: lane.run())
-
-        result: tuple[Labels, NDArray[np.int64], ImageBGR | None] = self._on_a_lane(work, size)
-        return result
 
     def blend_with(self, palette: NDArray[np.uint8], opacity: float) -> None:
         """See `rtseg.engine.FrameEngine`."""
@@ -166,36 +160,26 @@ class CudaEagerEngine(EagerEngine):
 
     def repeat(self, size: tuple[int, int], count: int) -> None:
         """See `rtseg.engine.FrameEngine`."""
-
-        def work(lane: _TorchLane) -> None:
+        with self._prepared(size) as lane:
             for _ in range(count):
                 lane.run()
             lane.memory.stream.synchronize()
 
-        self._on_a_lane(work, size)
-
     def close(self) -> None:
         with self._gpu.current():
-            for lane in self._lanes:
-                lane.close()
-            self._lanes.clear()
-            self._idle = SimpleQueue()
+            self._lanes.close()
         self._gpu.close()
         super().close()
 
-    def _on_a_lane(self, work: Callable[[_TorchLane], Any], size: tuple[int, int]) -> Any:
-        lane = self._idle.get()
+    @contextlib.contextmanager
+    def _prepared(self, size: tuple[int, int]) -> Iterator[_TorchLane]:
+        """An idle lane with a graph for inputs of this size; errors leave as one line."""
         try:
-            with self._gpu.current(), self._torch.inference_mode():
+            with self._lanes.idle(size) as lane, self._torch.inference_mode():
                 lane.prepare((1, 3, *size), self._captured)
-                return work(lane)
+                yield lane
         except RuntimeError as error:  # PyTorch's, out of memory included
             raise self._one_line(error) from error
-        except self._gpu.errors as error:
-            height, width = size
-            raise self._gpu.error(error, f"{height}x{width}", ": try a smaller --size") from error
-        finally:
-            self._idle.put(lane)
 
     def _captured(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
         with self._capturing:  # a capture and another thread's allocation disturb each other
@@ -250,36 +234,24 @@ def build_network(model: ModelFile) -> Any:
     Raises:
         EngineError: the file names no network of ours, or its weights do not fit it.
     """
-    import onnx
-    import torch
-
     contract = model.contract
     if not contract.family:
         raise EngineError(
             f"{model.path}: eager runs networks of rtseg.models only, and the file names none: "
             "use --engine openvino or onnxruntime"
         )
-    from rtseg.models import AUXILIARY_PREFIX
+    from rtseg.models._catalogue import build
+    from rtseg.models._weights import StoredWeights
     from rtseg.models.layers import fuse_batch_norm
 
-    network = plugins.load("rtseg.models", contract.family).build(
-        len(contract.classes), **contract.options
-    )
+    network = build(contract.family, len(contract.classes), contract.options)
     network = fuse_batch_norm(network.eval())
-    graph = onnx.load(str(model.path)).graph
-    stored = {t.name: t for t in graph.initializer}
-    state = {}
-    for key, value in network.state_dict().items():
-        if key.startswith(AUXILIARY_PREFIX):
-            continue
-        tensor = stored.get(key)
-        if tensor is None or tuple(tensor.dims) != tuple(value.shape):
-            raise EngineError(
-                f"{model.path}: its weights do not fit the network {contract.family} "
-                f"({key} is missing or of another shape): export it again with `rtseg export`"
-            )
-        state[key] = torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype(np.float32))
-    network.load_state_dict(state, strict=False)
+    try:
+        StoredWeights(model.path).load_into(network)
+    except ConfigError as error:
+        raise EngineError(
+            f"{error}: its weights do not fit the network {contract.family}, export it again"
+        ) from error
     return network
 
 

@@ -6,11 +6,9 @@ there by the next run.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -65,13 +63,12 @@ class TensorRTEngine:
         self._runtime = self._trt.Runtime(_tensorrt.logger(self._trt))
         self._plans: dict[tuple[int, ...], Any] = {}
         self._loading = threading.Lock()
-        self._idle: SimpleQueue[_Lane] = SimpleQueue()
-        self._lanes: list[_Lane] = []
-        with self._device.current():
-            for _ in range(requests):
-                self._lanes.append(_Lane(self._device.lane(), self._plan, self._trt))
-        for lane in self._lanes:
-            self._idle.put(lane)
+        self._lanes = _cuda.Lanes(
+            self._device,
+            model.contract.name,
+            lambda memory: _Lane(memory, self._plan, self._trt),
+            requests,
+        )
         self._tail = _cuda.FrameTail(self._device, model.contract)
         self.info = EngineInfo(
             "tensorrt",
@@ -84,8 +81,7 @@ class TensorRTEngine:
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.float16]:
         """Logits (N, C, h, w), owned by the caller."""
-
-        def through(lane: _Lane) -> NDArray[Any]:
+        with self._lanes.idle(images.shape[-2:]) as lane:
             lane.memory.upload("input", np.ascontiguousarray(images, np.float32))
             address, (channels, height, width), half = lane.run(images.shape)
             shape = (len(images), channels, height, width)
@@ -96,9 +92,6 @@ class TensorRTEngine:
             own: NDArray[Any] = logits.view(kind).reshape(shape).copy()
             return own
 
-        logits: NDArray[np.float32] = self._on_a_lane(through, images.shape[-2:])
-        return logits
-
     def segment(
         self, picture: ImageBGR | NV12, size: tuple[int, int]
     ) -> tuple[Labels, NDArray[np.int64], ImageBGR | None]:
@@ -106,10 +99,8 @@ class TensorRTEngine:
 
         See `rtseg.engine.FrameEngine`.
         """
-        result: tuple[Labels, NDArray[np.int64], ImageBGR | None] = self._on_a_lane(
-            lambda lane: self._tail.run(lane.memory, picture, size, lane.run), size
-        )
-        return result
+        with self._lanes.idle(size) as lane:
+            return self._tail.run(lane.memory, picture, size, lane.run)
 
     def blend_with(self, palette: NDArray[np.uint8], opacity: float) -> None:
         """From now on `segment` gives the blended picture as well."""
@@ -117,43 +108,18 @@ class TensorRTEngine:
 
     def repeat(self, size: tuple[int, int], count: int) -> None:
         """Runs the network alone so many times on what is on the device, and waits for it."""
-
-        def again(lane: _Lane) -> None:
+        with self._lanes.idle(size) as lane:
             lane.memory.device("input", 4 * 3 * size[0] * size[1])
             for _ in range(count):
                 lane.run((1, 3, *size))
             lane.memory.stream.synchronize()
 
-        self._on_a_lane(again, size)
-
     def close(self) -> None:
         with self._device.current():
-            for lane in self._lanes:
-                lane.close()
-            self._lanes.clear()
-            self._idle = SimpleQueue()
+            self._lanes.close()
             self._plans.clear()
             del self._runtime
         self._device.close()
-
-    def _on_a_lane(self, work: Callable[[_Lane], Any], size: tuple[int, ...]) -> Any:
-        """Runs work on an idle lane, in the context, and puts errors into one line."""
-        lane = self._idle.get()
-        try:
-            with self._device.current():
-                try:
-                    return work(lane)
-                except BaseException as error:
-                    with contextlib.suppress(self._device.errors):
-                        lane.memory.stream.synchronize()  # the next frame finds an idle lane
-                    if not isinstance(error, self._device.errors):
-                        raise
-                    height, width = size
-                    hint = f": try a --size smaller than {height}x{width}"
-                    what = f"{self._model.contract.name} at {height}x{width}"
-                    raise self._device.error(error, what, hint) from error
-        finally:
-            self._idle.put(lane)
 
     def _plan(self, shape: tuple[int, ...]) -> Any:
         """The deserialised plan for an input shape, from the store or built for it."""

@@ -10,20 +10,32 @@ classifier. `build`'s defaults are `fpn-r18`: a plain ResNet-18 and 128 channels
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtseg.models.backbones.resnet import ResNet
-from rtseg.models.layers import ConvBNReLU
+from rtseg.errors import ConfigError
+from rtseg.models import Variant
+from rtseg.models.backbones.efficientnet_lite import efficientnet_lite0
+from rtseg.models.backbones.mobilenet import InvertedResiduals
+from rtseg.models.backbones.resnet import DEPTHS, ResNet
+from rtseg.models.layers import ConvBNReLU, Network
+from rtseg.models.resampling import resize_like
 
-OUTPUT_STRIDE = 4
-ALIGN_CORNERS = False
-INPUT_MULTIPLE = 32
 PAPER = "Panoptic Feature Pyramid Networks"
 YEAR = 2019
 
+_WIDE = {"channels": (256, 512, 1024, 2048), "block": "bottleneck"}
+VARIANTS = {
+    "fpn-r18": Variant(),
+    "fpn-r50": Variant({**_WIDE, "blocks": DEPTHS[50]}),
+    "fpn-r101": Variant({**_WIDE, "blocks": DEPTHS[101]}),
+    "fpn-efficientnet-lite0": Variant({"backbone": "efficientnet-lite0"}),
+}
 
-class SemanticFPN(nn.Module):
+
+class SemanticFPN(Network):
     """Backbone, top-down pathway, a 3x3 convolution per level, their sum, classifier.
 
     Args:
@@ -34,7 +46,9 @@ class SemanticFPN(nn.Module):
     Forward: (N, 3, H, W) to logits (N, C, H / 4, W / 4); in training mode a list of them alone.
     """
 
-    def __init__(self, num_classes: int, backbone: ResNet, width: int = 128) -> None:
+    def __init__(
+        self, num_classes: int, backbone: ResNet | InvertedResiduals, width: int = 128
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in backbone.channels)
@@ -52,7 +66,7 @@ class SemanticFPN(nn.Module):
             pyramid.append(level)
         fine, *coarser = (conv(x) for conv, x in zip(self.levels, pyramid[::-1], strict=True))
         for level in coarser:
-            fine = fine + F.interpolate(level, size=fine.shape[-2:], mode="bilinear")
+            fine = fine + resize_like(level, fine)
         logits: Tensor = self.classifier(fine)
         return [logits] if self.training else logits
 
@@ -60,10 +74,16 @@ class SemanticFPN(nn.Module):
 def build(
     num_classes: int,
     *,
-    stem_channels: tuple[int, int] | tuple[int] = (64,),
+    stem_channels: tuple[int, ...] = (64,),
     channels: tuple[int, int, int, int] = (64, 128, 256, 512),
     blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
     width: int = 128,
+    block: Literal["basic", "bottleneck"] = "basic",
+    backbone: Literal["resnet", "efficientnet-lite0"] = "resnet",
 ) -> SemanticFPN:
-    """A semantic FPN over a ResNet of the given widths and depths; see the two classes."""
-    return SemanticFPN(num_classes, ResNet(stem_channels, channels, blocks), width)
+    """A semantic FPN over a ResNet of the given widths and depths, or over EfficientNet-Lite0."""
+    if backbone == "efficientnet-lite0":
+        return SemanticFPN(num_classes, efficientnet_lite0(), width)
+    if backbone != "resnet":
+        raise ConfigError(f"backbone is resnet or efficientnet-lite0, not {backbone!r}")
+    return SemanticFPN(num_classes, ResNet(stem_channels, channels, blocks, block=block), width)

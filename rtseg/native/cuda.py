@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from rtseg import native
 from rtseg.errors import EngineError, MissingDependencyError
+from rtseg.files import user_cache
 
 # As in the .cuh files.
 THREADS = 256
@@ -137,7 +138,7 @@ def compile_kernels(
         key = hashlib.sha256(repr(command[1:]).encode() + version)
         for source in sources:
             key.update(source.read_bytes())
-        folder = cache or _user_cache() / "rtseg" / "kernels"
+        folder = cache or user_cache() / "kernels"
         target = folder / f"kernels-{arch}-{key.hexdigest()[:16]}.cubin"
         if target.is_file():
             return target
@@ -157,10 +158,6 @@ def compile_kernels(
     except OSError as error:
         raise EngineError(f"the CUDA kernels cannot be compiled: {error}") from error
     return target
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def yuv_coefficients(full_range: bool, matrix: Matrix) -> tuple[int, int, int, int, int, int]:
