@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _data_trees import plant
 
 ROOT = Path(__file__).parents[1]
 RECORD_KEYS = {"name", "date", "device", "versions", "commit", "command", "results"}
@@ -147,3 +148,27 @@ def test_startup(tiny_path: Path, tmp_path: Path) -> None:
         directory=tmp_path,
     )  # fmt: skip
     assert record["results"].keys() == {"python", "help", "first_overlay"}
+
+
+@pytest.mark.slow
+def test_zoo(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    camvid, runs, picture = plant("camvid", tmp_path), tmp_path / "runs", tmp_path / "zoo.png"
+    arguments = (
+        "--camvid", str(camvid), "--runs", str(runs), "--networks", "contextnet14", "fast-scnn",
+        "--steps", "2", "--frames", "4", "--rounds", "1", "--plot", str(picture),
+    )  # fmt: skip
+    record = run_script("zoo.py", *arguments, directory=tmp_path)
+    assert record["results"].keys() == {"contextnet14", "fast-scnn"}
+    for row in record["results"].values():
+        assert row["steps"] == 2
+        assert row["fps"] > 0
+        assert row["engine_fps"] > 0
+        assert 0 <= row["miou"] <= 1
+        assert 0 < sum(row["operators"].values()) <= 1.001
+    assert picture.stat().st_size > 5000
+    # What is done is not done again.
+    trained = (runs / "fast-scnn" / "last.pt").stat().st_mtime
+    run_script("zoo.py", *arguments, directory=tmp_path)
+    assert (runs / "fast-scnn" / "last.pt").stat().st_mtime == trained
