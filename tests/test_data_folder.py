@@ -168,7 +168,7 @@ def test_exporting_takes_the_classes_of_the_folder(
     save_weights(network.state_dict(), tmp_path / "own.safetensors")
     exported = []  # the contract is what matters here; test_export.py writes the file
 
-    def keep(network: Any, contract: Contract, path: Path, *, half: bool) -> float:
+    def keep(network: Any, contract: Contract, path: Path, **options: Any) -> float:
         exported.append(contract)
         return 0.0
 
