@@ -161,7 +161,7 @@ def model_api_opencv(
 def model_api_coarse(
     model: ModelFile, input_hw: tuple[int, int], frame_hw: tuple[int, int]
 ) -> Peer:
-    """Model API on the graph as it is. Not the same result: labels in blocks of the stride."""
+    """Model API on the graph as it is, its fastest way. Not the same result: labels in blocks."""
     return _model_api(model, input_hw, frame_hw, _wrapper(), lambda graph: graph)
 
 
