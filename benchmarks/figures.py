@@ -108,7 +108,7 @@ def _peers(record: Any) -> list[Row]:
         "model api": "OpenVINO Model API, asynchronous, full-size argmax by its own wrapper",
         "model api, argmax in graph": "the same, argmax put into the graph by hand",
         "model api, opencv tail": "the same, OpenCV running maximum put in by hand",
-        "model api, coarse": "the same at its fastest, coarser masks: argmax at the logits' size, enlarged",
+        "model api, coarse": "the same at its fastest: coarser masks, the argmax before enlarging",
     }
     rows = record["results"]["labels"]
     return [
