@@ -252,8 +252,9 @@ def engines_table(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("plan", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
     table.add_column("input", no_wrap=True)
-    for heading in ("GPUs", "size", "build", "parity"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("GPUs", justify="right", no_wrap=True)
+    for heading, width in (("size", 7), ("build", 6), ("parity", 8)):  # a figure is never cut off
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         manifest = row["manifest"]
         if row["plan"] and manifest is None:
@@ -273,7 +274,10 @@ def engines_table(rows: Sequence[dict[str, Any]]) -> None:
             f"{manifest['build_seconds']:.1f} s",
             "—" if parity is None else f"{100 * parity['pixel_agreement']:.2f} %",
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    console.print(table)
     reasons: dict[str, int] = {}
     for row in rows:
         reason = row["error"] or row["skipped"]
