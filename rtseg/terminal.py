@@ -252,7 +252,7 @@ def engines_table(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("plan", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
     table.add_column("input", no_wrap=True)
-    table.add_column("GPUs", justify="right", no_wrap=True)
+    table.add_column("SM", justify="right", no_wrap=True)
     for heading, width in (("size", 7), ("build", 6), ("parity", 8)):  # a figure is never cut off
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row in rows:
@@ -298,8 +298,9 @@ def inspection_lines(record: dict[str, Any], prefix: str = "") -> None:
 
 
 def _between(capabilities: Sequence[str]) -> str:
-    """ "SM75–SM121", or the only one."""
-    return "–".join(dict.fromkeys((capabilities[0], capabilities[-1])))
+    """ "75–121", or the only one."""
+    ends = (capability.removeprefix("SM") for capability in (capabilities[0], capabilities[-1]))
+    return "–".join(dict.fromkeys(ends))
 
 
 def _range(shapes: dict[str, Any]) -> str:
