@@ -47,6 +47,21 @@ class Reported:
     device: str = ""
 
 
+def on_gtx_1080_ti(
+    size: tuple[int, int], val: float, test: float, fps: float
+) -> tuple[Reported, Reported]:
+    """Cityscapes val and test at one pace, as the STDC and PP-LiteSeg papers give them."""
+    return (
+        Reported(val, fps=fps, size=size, device="GTX 1080 Ti"),
+        Reported(test, split="test", fps=fps, size=size, device="GTX 1080 Ti"),
+    )
+
+
+def camvid_on_gtx_1080_ti(miou: float, fps: float) -> Reported:
+    """CamVid test at 720x960, of the same papers."""
+    return Reported(miou, "camvid", "test", fps, (720, 960), "GTX 1080 Ti")
+
+
 @dataclass(frozen=True)
 class Variant:
     """One network of a family.

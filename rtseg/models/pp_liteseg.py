@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rtseg.models import Reported, Variant
+from rtseg.models import Variant, camvid_on_gtx_1080_ti, on_gtx_1080_ti
 from rtseg.models.backbones.stdc import STDC, stdc
 from rtseg.models.context import adaptive_average
 from rtseg.models.layers import ConvBNReLU, Network, segmentation_head
@@ -24,33 +24,21 @@ from rtseg.models.resampling import resize_like
 PAPER = "PP-LiteSeg: A Superior Real-Time Semantic Segmentation Model"
 YEAR = 2022
 
-
-def _reported(size: tuple[int, int], val: float, test: float, fps: float) -> tuple[Reported, ...]:
-    return (
-        Reported(val, fps=fps, size=size, device="GTX 1080 Ti"),
-        Reported(test, split="test", fps=fps, size=size, device="GTX 1080 Ti"),
-    )
-
-
-def _camvid(miou: float, fps: float) -> Reported:
-    return Reported(miou, "camvid", "test", fps, (720, 960), "GTX 1080 Ti")
-
-
 VARIANTS = {
     "pp-liteseg-t": Variant(
         {"backbone": 1, "widths": (32, 64, 128), "head_width": 32},
         (
-            *_reported((768, 1536), 0.760, 0.749, 143.6),
-            *_reported((512, 1024), 0.731, 0.720, 273.6),
-            _camvid(0.733, 222.3),
+            *on_gtx_1080_ti((768, 1536), 0.760, 0.749, 143.6),
+            *on_gtx_1080_ti((512, 1024), 0.731, 0.720, 273.6),
+            camvid_on_gtx_1080_ti(0.733, 222.3),
         ),
     ),
     "pp-liteseg-b": Variant(
         {"backbone": 2, "widths": (64, 96, 128), "head_width": 64},
         (
-            *_reported((768, 1536), 0.782, 0.775, 102.6),
-            *_reported((512, 1024), 0.753, 0.739, 195.3),
-            _camvid(0.750, 154.8),
+            *on_gtx_1080_ti((768, 1536), 0.782, 0.775, 102.6),
+            *on_gtx_1080_ti((512, 1024), 0.753, 0.739, 195.3),
+            camvid_on_gtx_1080_ti(0.750, 154.8),
         ),
     ),
 }

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from rtseg.models import Release, Reported, Variant
+from rtseg.models import Release, Variant, camvid_on_gtx_1080_ti, on_gtx_1080_ti
 from rtseg.models.backbones.stdc import CLASSIFIER, RULES, STDC, stdc
 from rtseg.models.context import BISENET_KEYS, ContextPath, FeatureFusion
 from rtseg.models.layers import Network, segmentation_head
@@ -19,33 +19,21 @@ from rtseg.models.layers import Network, segmentation_head
 PAPER = "Rethinking BiSeNet For Real-time Semantic Segmentation"
 YEAR = 2021
 
-
-def _reported(size: tuple[int, int], val: float, test: float, fps: float) -> tuple[Reported, ...]:
-    return (
-        Reported(val, fps=fps, size=size, device="GTX 1080 Ti"),
-        Reported(test, split="test", fps=fps, size=size, device="GTX 1080 Ti"),
-    )
-
-
-def _camvid(miou: float, fps: float) -> Reported:
-    return Reported(miou, "camvid", "test", fps, (720, 960), "GTX 1080 Ti")
-
-
 VARIANTS = {
     "stdc1-seg": Variant(
         {"backbone": 1},
         (
-            *_reported((768, 1536), 0.745, 0.753, 126.7),
-            *_reported((512, 1024), 0.722, 0.719, 250.4),
-            _camvid(0.730, 197.6),
+            *on_gtx_1080_ti((768, 1536), 0.745, 0.753, 126.7),
+            *on_gtx_1080_ti((512, 1024), 0.722, 0.719, 250.4),
+            camvid_on_gtx_1080_ti(0.730, 197.6),
         ),
     ),
     "stdc2-seg": Variant(
         {"backbone": 2},
         (
-            *_reported((768, 1536), 0.770, 0.768, 97.0),
-            *_reported((512, 1024), 0.742, 0.734, 188.6),
-            _camvid(0.739, 152.2),
+            *on_gtx_1080_ti((768, 1536), 0.770, 0.768, 97.0),
+            *on_gtx_1080_ti((512, 1024), 0.742, 0.734, 188.6),
+            camvid_on_gtx_1080_ti(0.739, 152.2),
         ),
     ),
 }
