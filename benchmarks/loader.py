@@ -22,8 +22,8 @@ from rtseg.artifact import WEIGHTS_DIRECTORY
 from rtseg.data import open_data
 from rtseg.data.draws import Draws
 from rtseg.data.transforms import Augmentation
-from rtseg.losses import segmentation_loss
 from rtseg.models._catalogue import build
+from rtseg.objective import segmentation_loss
 from rtseg.recipe import Recipe, read_recipe
 
 

@@ -9,7 +9,7 @@ where no pixel has one the loss is 0. Shapes that do not fit raise `ValueError`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import cv2
@@ -20,50 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtseg.errors import ConfigError
-
-
-def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (N, H, W) sampled at the points that logits of size (h, w) stand for: (N, h, w).
-
-    The points of a map upsampled with align_corners=True: i (H - 1) / (h - 1), to the nearest.
-    """
-    height, width = labels.shape[-2:]
-    rows = torch.linspace(0, height - 1, size[0], device=labels.device).round().long()
-    columns = torch.linspace(0, width - 1, size[1], device=labels.device).round().long()
-    return labels[:, rows[:, None], columns[None, :]]
-
-
-def segmentation_loss(
-    outputs: Sequence[Tensor],
-    labels: Tensor,
-    *,
-    ignore_index: int,
-    class_weights: Tensor | None = None,
-    auxiliary_weight: float = 0.4,
-    terms: Mapping[str, float] | None = None,
-) -> Tensor:
-    """The main output's criterion plus the weighted sum of the auxiliary ones' cross-entropy.
-
-    The auxiliary outputs are compared at their own resolution, with labels sampled there; the
-    main one at twice its own, because poles are thinner than a pixel of the logits.
-    Zhao et al., "PSPNet", CVPR 2017, section 4: the auxiliary loss, and its weight.
-
-    Args:
-        outputs: logits (N, C, h, w), the main ones first.
-        labels: (N, H, W) int64.
-        class_weights: (C,) float32, or None for equal weights.
-        terms: as for `criterion`, of the main output; None for cross-entropy.
-    """
-    total = torch.zeros((), device=labels.device)
-    for i, logits in enumerate(outputs):
-        if i == 0:
-            logits = _wide(logits)
-            logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=True)
-        chosen = {"cross_entropy": 1.0} if i or terms is None else terms
-        target = labels_at(labels, (logits.shape[-2], logits.shape[-1]))
-        loss = criterion(chosen, logits, target, ignore_index, class_weights)
-        total = total + (loss if i == 0 else auxiliary_weight * loss)
-    return total
 
 
 def criterion(

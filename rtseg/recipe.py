@@ -79,6 +79,7 @@ class OptimiserRecipe:
         ema_decay: of the averaged weights that are validated and shipped.
         clip_norm: largest gradient norm.
         auxiliary_weight: of each auxiliary head's loss.
+        boundary_weight: of a boundary head's, where the network has one (PIDNet, STDC).
         class_weights: "log" for 1 / log(offset + frequency), "median" for median frequency
             balancing (both in `rtseg.losses`), "equal".
         class_weight_offset: the offset of "log"; a larger one bounds the weights more tightly.
@@ -94,6 +95,7 @@ class OptimiserRecipe:
     ema_decay: float = 0.998
     clip_norm: float = 5.0
     auxiliary_weight: float = 0.4
+    boundary_weight: float = 20.0
     class_weights: str = "log"
     class_weight_offset: float = 1.10
     validate_every: int = 500

@@ -35,11 +35,12 @@ from rtseg.losses import (
     distillation_loss,
     log_class_weights,
     median_class_weights,
-    segmentation_loss,
 )
 from rtseg.metrics import Confusion
 from rtseg.models._catalogue import build, resolve
 from rtseg.models._weights import save_weights
+from rtseg.models.layers import AnyModule
+from rtseg.objective import segmentation_loss
 from rtseg.recipe import Recipe, expanded
 from rtseg.warm_start import warm_start
 
@@ -143,7 +144,8 @@ class _Trainer:
         options = recipe.optimiser
         model = recipe.model
         family, model_options = resolve(model.network, model.family, model.options)
-        network: nn.Module = build(family, len(val.classes), model_options)
+        network = build(family, len(val.classes), model_options)
+        self.align_corners, self.has_boundary_head = network.align_corners, network.boundary_head
         warm_start(network, recipe, data[0])
         self.teacher = _Teacher(recipe, val, fabric) if recipe.distil.teacher else None
         network = _channels_last(network)
@@ -193,6 +195,8 @@ class _Trainer:
             class_weights=self.class_weights,
             auxiliary_weight=options.auxiliary_weight,
             terms=self.recipe.loss or None,
+            align_corners=self.align_corners,
+            boundary_weight=options.boundary_weight if self.has_boundary_head else None,
         )
         if self.teacher is not None:
             loss = loss + self.teacher.loss(outputs[0], batch.images)
@@ -259,7 +263,10 @@ class _Trainer:
                 rgb = to_tensor(resized(image, self.recipe.data.input_hw))
                 logits = self.network(normalise(rgb[None].to(self.fabric.device))).float()
                 full = nn.functional.interpolate(
-                    logits, size=labels.shape, mode="bilinear", align_corners=True
+                    logits,
+                    size=labels.shape,
+                    mode="bilinear",
+                    align_corners=self.align_corners,
                 )
                 confusion.add(labels, full.argmax(1)[0].to(torch.uint8).cpu().numpy())
         counts = torch.from_numpy(confusion.matrix).to(self.fabric.device)
@@ -372,7 +379,7 @@ def _rounded(value: float, digits: int) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
-def _channels_last(network: nn.Module) -> nn.Module:
+def _channels_last(network: AnyModule) -> AnyModule:
     """The layout in which convolutions are fastest, on a CPU and on CUDA alike."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # untyped in torch
 

@@ -20,7 +20,7 @@ LAYERS = (
     {"errors", "signals"},
     {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "metrics", "losses", "models", "data", "sink"},
-    {"artifact", "plans", "precision"},
+    {"artifact", "objective", "plans", "precision"},
     {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "source", "tally"},
     {"calibration", "segmenter", "warm_start"},
     {"crf", "quantise", "tta"},
@@ -33,7 +33,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-# Who may import what takes seconds to load or is not always installed. `losses`,
+# Who may import what takes seconds to load or is not always installed. `losses`, `objective`,
 # `batches`, `warm_start` and `models/_weights` are part of training.
 ALLOWED = {
     "torch": (
@@ -45,6 +45,7 @@ ALLOWED = {
         "batches.py",
         "warm_start.py",
         "losses.py",
+        "objective.py",
         "models/",
     ),
     "lightning": ("train.py", "cli_models.py"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -21,12 +20,9 @@ from rtseg.losses import (  # noqa: E402
     check_terms,
     criterion,
     cross_entropy,
-    dice_loss,
     distillation_loss,
-    labels_at,
     lovasz_loss,
     median_class_weights,
-    segmentation_loss,
 )
 
 
@@ -123,17 +119,6 @@ def test_a_criterion_is_the_weighted_sum_of_its_terms() -> None:
     first = cross_entropy(logits, labels, ignore_index=IGNORE, class_weights=weights)
     second = lovasz_loss(logits, labels, ignore_index=IGNORE)
     assert loss.item() == pytest.approx((first + 0.5 * second).item(), rel=1e-6)
-
-
-def test_terms_choose_the_loss_of_the_main_output_alone() -> None:
-    logits, _ = case()
-    labels = torch.randint(0, 3, (2, 8, 10), generator=torch.Generator().manual_seed(5))
-    options: dict[str, Any] = {"ignore_index": IGNORE, "auxiliary_weight": 0.25}
-    loss = segmentation_loss([logits, logits], labels, terms={"dice": 2.0}, **options)
-    twice = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=True)
-    main = dice_loss(twice, labels, ignore_index=IGNORE)
-    auxiliary = F.cross_entropy(logits, labels_at(labels, (4, 5)))
-    assert loss.item() == pytest.approx((2 * main + 0.25 * auxiliary).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ import rtseg.train  # noqa: E402
 from rtseg import plugins  # noqa: E402
 from rtseg.artifact import Contract  # noqa: E402
 from rtseg.errors import ConfigError, DataError, TrainingError  # noqa: E402
-from rtseg.losses import segmentation_loss  # noqa: E402
 from rtseg.models import AUXILIARY_PREFIX  # noqa: E402
 from rtseg.models._weights import load_weights, start_from_model_file  # noqa: E402
+from rtseg.objective import segmentation_loss  # noqa: E402
 from rtseg.recipe import DistilRecipe, ModelRecipe, Recipe  # noqa: E402
 from rtseg.train import train  # noqa: E402
 

@@ -12,7 +12,7 @@ A family file states, besides `build`:
 - `RELEASES`, where authors have published weights: how the keys of their state dicts are ours.
 
 `networks.json` beside this file lists all networks with what `rtseg models` shows of them, so
-that nothing has to be imported to find one; `python -m rtseg.models._table` writes it.
+that nothing has to be imported to find one; `python -m rtseg.models._catalogue` writes it.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class Network(nn.Module):
         output_stride: input pixels per logit along each axis.
         align_corners: how its logits are to be up-sampled.
         input_multiple: height and width of the input must be multiples of it.
+        boundary_head: whether the last of its auxiliary heads is one of boundaries: with a single
+            channel, high where two classes meet.
 
     Forward: (N, 3, H, W) to logits (N, C, H / output_stride, W / output_stride); in training mode
     a list of these and of the auxiliary heads' logits, at any stride.
@@ -32,6 +34,7 @@ class Network(nn.Module):
     output_stride: int = 4
     align_corners: bool = False
     input_multiple: int = 32
+    boundary_head: bool = False
 
 
 class ConvBNReLU(nn.Sequential):

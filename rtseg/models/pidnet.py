@@ -1,9 +1,8 @@
 """PIDNet: branches for detail (P), context (I) and boundaries (D), which lead their fusion.
 
 Xu et al., "PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers", CVPR
-2023, section 3. This is the authors' prediction model and the auxiliary
-head of the P branch. The boundary head of the D branch, its loss and the boundary-aware loss are
-left out: here the D branch learns from the segmentation alone.
+2023, section 3: the authors' prediction model, and for training the auxiliary head of the P
+branch and the boundary head of the D branch (figure 4, seg head S0 and S1).
 """
 
 from __future__ import annotations
@@ -132,11 +131,13 @@ class PIDNet(Network):
             wide one as in PIDNet-L.
 
     Forward: (N, 3, H, W) to logits (N, C, H / 8, W / 8); in training mode a list with the auxiliary
-    logits of the P branch at stage 3, of the same size, as well.
+    logits of the P branch at stage 3 and boundary logits (N, 1, H / 8, W / 8) of the D branch at
+    stage 4 as well.
     """
 
     output_stride = 8
     align_corners = True
+    boundary_head = True
 
     def __init__(
         self,
@@ -181,7 +182,9 @@ class PIDNet(Network):
         if not light:
             parts = (*NormReLUConv(4 * w, 4 * w).named_children(), *self.head.named_children())
             self.head = nn.Sequential(OrderedDict(parts))
-        self.auxiliary = preactivated_head(2 * w, head_width, num_classes)
+        self.auxiliary = nn.ModuleList(
+            (preactivated_head(2 * w, head_width, num_classes), preactivated_head(2 * w, w, 1))
+        )
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
         x = self.layer1(self.stem(images))  # (N, w, H / 4, W / 4)
@@ -195,12 +198,15 @@ class PIDNet(Network):
         x = F.relu(self.i4(x))  # (N, 8w, H / 32, W / 32)
         p = self.pag4(self.p4(F.relu(p)), self.compression4(x))
         d = self.d4(F.relu(d))
-        d = d + resize_like(self.diff4(x), d)
+        d = edges = d + resize_like(self.diff4(x), d)
 
         p, d = self.p5(F.relu(p)), self.d5(F.relu(d))  # (N, 4w, H / 8, W / 8)
         x = self.context(self.i5(x))  # (N, 4w, H / 64, W / 64)
         logits: Tensor = self.head(self.fusion(p, resize_like(x, p), d))
-        return [logits, self.auxiliary(middle)] if self.training else logits
+        if not self.training:
+            return logits
+        semantic, boundary = self.auxiliary
+        return [logits, semantic(middle), boundary(edges)]
 
 
 def build(

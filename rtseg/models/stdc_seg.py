@@ -1,8 +1,9 @@
 """STDC-Seg: BiSeNet's decoder, with a level of the backbone in place of the spatial path.
 
 Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021: section 3.2 and
-figure 4; what is not described there is as in the authors' code. Left out: the detail head of one
-channel, which is taught the labels' edges (figure 4c) and takes no part in the output.
+figure 4; what is not described there is as in the authors' code. The detail head is taught where
+classes meet, as `objective` does it for every network, not by BCE and Dice on a Laplacian pyramid
+of the labels (section 3.2, figure 4c).
 """
 
 from __future__ import annotations
@@ -56,11 +57,13 @@ class STDCSeg(Network):
         width: channels of the context path; the fusion and the head have twice as many.
 
     Forward: (N, 3, H, W) to logits (N, C, H / 8, W / 8); in training mode a list with the
-    auxiliary logits of the context path at strides 8 and 16 as well.
+    auxiliary logits of the context path at strides 8 and 16 and the detail head's
+    (N, 1, H / 8, W / 8) as well.
     """
 
     output_stride = 8
     align_corners = True
+    boundary_head = True
 
     def __init__(self, num_classes: int, backbone: STDC, width: int = 128) -> None:
         super().__init__()
@@ -70,7 +73,8 @@ class STDCSeg(Network):
         self.fusion = FeatureFusion(middle + width, 2 * width)
         self.head = segmentation_head(2 * width, 2 * width, num_classes, 0.0, bias=False)
         self.auxiliary = nn.ModuleList(
-            segmentation_head(width, 64, num_classes, 0.0, bias=False) for _ in range(2)
+            segmentation_head(channels, 64, outputs, 0.0, bias=False)
+            for channels, outputs in ((width, num_classes), (width, num_classes), (middle, 1))
         )
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
@@ -78,7 +82,8 @@ class STDCSeg(Network):
         context = self.context(middle, coarse, deepest)
         logits: Tensor = self.head(self.fusion(middle, context[0]))
         if self.training:
-            return [logits, *(head(x) for head, x in zip(self.auxiliary, context, strict=True))]
+            inputs = (*context, middle)
+            return [logits, *(head(x) for head, x in zip(self.auxiliary, inputs, strict=True))]
         return logits
 
 

@@ -27,6 +27,7 @@ from rtseg.frame import Labels  # noqa: E402
 from rtseg.models import _catalogue  # noqa: E402
 from rtseg.models.layers import Network, fuse_batch_norm  # noqa: E402
 from rtseg.native import upsample_argmax  # noqa: E402
+from rtseg.objective import segmentation_loss  # noqa: E402
 from rtseg.precision import to_fp16  # noqa: E402
 
 FAMILIES = plugins.names("rtseg.models")
@@ -144,6 +145,7 @@ def test_training_reaches_every_weight_and_lowers_the_loss(family: str) -> None:
     labels = torch.arange(5).repeat_interleave(2).reshape(1, 1, 10).expand(2, 10, 10)
     side = 2 * network.input_multiple
     tall = torch.nn.functional.interpolate(labels[:, None].float(), size=(side, side))
+    truth = tall[:, 0].long()
     images = (tall / 2 - 1).expand(-1, 3, -1, -1) + 0.1 * torch.randn(2, 3, side, side)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
@@ -151,20 +153,23 @@ def test_training_reaches_every_weight_and_lowers_the_loss(family: str) -> None:
         torch.manual_seed(step)
         outputs = network(images)
         assert isinstance(outputs, list)
-        truth = [
-            torch.nn.functional.interpolate(tall, size=o.shape[-2:]).long()[:, 0] for o in outputs
-        ]
-        loss = sum(
-            torch.nn.functional.cross_entropy(o, t) for o, t in zip(outputs, truth, strict=True)
+        loss = segmentation_loss(
+            outputs,
+            truth,
+            ignore_index=255,
+            align_corners=network.align_corners,
+            boundary_weight=20.0 if network.boundary_head else None,
         )
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, f"{name} takes no part"
             assert torch.isfinite(parameter.grad).all(), name
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert all(o.shape[:2] == (2, 5) for o in outputs)
+    semantic = outputs[:-1] if network.boundary_head else outputs
+    assert all(o.shape[:2] == (2, 5) for o in semantic)
+    assert not network.boundary_head or outputs[-1].shape[:2] == (2, 1)
     assert min(losses[3:]) < losses[0]
 
 
