@@ -7,8 +7,9 @@ name. CamVid train and the procedural drive, the same crops in the same order, t
 steps; what a network would reach with ten times the steps is another question. Then its best
 checkpoint is exported and measured by OpenVINO: mIoU on CamVid val, frames per second of the whole
 pipeline (file source, null sink) and of the engine alone, the networks taking turns, and which
-operator its engine spends most time in. What is done lies in the directory of `--runs`, so that a
-run that was broken off goes on where it was.
+operator its engine spends most time in. The shipped networks are among them, from random weights
+like the others: it is their architecture that is compared. What is done lies in the directory of
+`--runs`, so that a run that was broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from _record import write_record
 from _runs import open_clip, open_segmenter, open_sink, run_clip
 from speed import in_child
 
-from rtseg.models._catalogue import names, table
-from rtseg.recipe import DataRecipe, ModelRecipe, OptimiserRecipe, Recipe
+from rtseg.artifact import WEIGHTS_DIRECTORY
+from rtseg.models import Variant
+from rtseg.models._catalogue import measure, names, table
+from rtseg.recipe import DataRecipe, ModelRecipe, OptimiserRecipe, Recipe, read_recipe
 
 LIGHT_GMACS = 120.0
 """Networks above are left out, at 1024x2048 with 19 classes: hours on a CPU for one row."""
 SEED = 5
+SHIPPED = tuple(sorted(path.stem for path in WEIGHTS_DIRECTORY.glob("*.toml")))
 Row = dict[str, Any]
 
 
@@ -38,7 +42,7 @@ def recipe(network: str, camvid: str, steps: int) -> Recipe:
     """The same for all but for its second line."""
     return Recipe(
         network,
-        ModelRecipe(network=network),
+        model(network),
         DataRecipe(
             (f"camvid:{camvid}", "synth:seed=1,frames=400"),
             f"camvid:{camvid}",
@@ -57,12 +61,28 @@ def recipe(network: str, camvid: str, steps: int) -> Recipe:
     )
 
 
+def model(network: str) -> ModelRecipe:
+    """A network of the zoo, or the architecture of a shipped one."""
+    if network in SHIPPED:
+        return read_recipe(WEIGHTS_DIRECTORY / f"{network}.toml").model
+    return ModelRecipe(network=network)
+
+
+def facts(network: str) -> Row:
+    """{family, params, gmacs} at 1024x2048 with 19 classes."""
+    row = next((row for row in table() if row["name"] == network), None)
+    if row is None:
+        own = model(network)
+        row = measure(own.family, network, Variant(own.options))
+    return {key: row[key] for key in ("family", "params", "gmacs")}
+
+
 def light_networks() -> list[str]:
-    """The first network of each family, if it is light."""
-    first: dict[str, Any] = {}
+    """The first network of each family and the shipped ones, those that are light."""
+    first: dict[str, str] = {}
     for row in table():
-        first.setdefault(row["family"], row)
-    return [row["name"] for row in first.values() if row["gmacs"] <= LIGHT_GMACS]
+        first.setdefault(row["family"], row["name"])
+    return [n for n in (*first.values(), *SHIPPED) if facts(n)["gmacs"] <= LIGHT_GMACS]
 
 
 def train_one(network: str, camvid: str, steps: int, directory: Path) -> Row:
@@ -174,18 +194,17 @@ def main() -> None:
     parser.add_argument("--camvid", default="$CAMVID", metavar="DIR")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), metavar="DIR")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="(default: the light ones)")
-    parser.add_argument("--steps", type=int, default=400, help="of training (default: 400)")
+    parser.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
     parser.add_argument("--frames", type=int, default=100, help="per run (default: 100)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="PATH", help="also write the record to this file")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw mIoU over FPS")
     args = parser.parse_args()
     wanted = args.networks or light_networks()
-    unknown = sorted(set(wanted) - set(names()))
+    unknown = sorted(set(wanted) - {*names(), *SHIPPED})
     if unknown:
         parser.error(f"no such network: {', '.join(unknown)}")
 
-    facts = {row["name"]: row for row in table()}
     rows: dict[str, Row] = {}
     models: dict[str, Path] = {}
     for name in wanted:
@@ -197,8 +216,7 @@ def main() -> None:
             path = directory / f"{name}.onnx"
             miou = in_child(score, path, args.camvid)
             done.write_text(json.dumps({**trained, "miou": miou, "steps": args.steps}))
-        rows[name] = {k: facts[name][k] for k in ("family", "params", "gmacs")}
-        rows[name] |= json.loads(done.read_text())
+        rows[name] = facts(name) | json.loads(done.read_text())
         models[name] = directory / f"{name}.onnx"
     for name, row in in_child(pace, models, args).items():
         rows[name] |= row
