@@ -23,7 +23,7 @@ YEAR = 2018
 VARIANTS = {
     "deeplab-v2-r18": Variant(),
     # With the CRF and at three scales.
-    "deeplab-v2-r101": Variant({"depth": 101}, (Reported(0.704, split="test"),)),
+    "deeplab-v2-r101": Variant({"depth": 101}, (Reported(0.704, split="test, with CRF"),)),
 }
 
 

@@ -38,7 +38,7 @@ YEAR = 2015
 
 def _voc(miou: float) -> tuple[Reported, ...]:
     """As the authors' TPAMI paper and release give it."""
-    return (Reported(miou, data="pascal-voc"),)
+    return (Reported(miou, data="pascal-voc", split="seg11valid"),)
 
 
 VARIANTS = {
