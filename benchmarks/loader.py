@@ -23,6 +23,7 @@ from rtseg.data import open_data
 from rtseg.data.draws import Draws
 from rtseg.data.transforms import Augmentation
 from rtseg.models._catalogue import build
+from rtseg.models.layers import channels_last
 from rtseg.objective import segmentation_loss
 from rtseg.recipe import Recipe, read_recipe
 
@@ -44,7 +45,7 @@ def learned_per_second(recipe: Recipe, seconds: float) -> float:
     """Crops per second that a training step of the recipe takes, bf16, the best of its steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network: Any = build(recipe.model.family, 11, recipe.model.options)
-    network = network.to(device).to(memory_format=torch.channels_last).train()
+    network = channels_last(network.to(device)).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
     batch, (height, width) = recipe.optimiser.batch, recipe.data.crop_hw
     images = torch.randn(batch, 3, height, width, device=device)

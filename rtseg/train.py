@@ -39,7 +39,7 @@ from rtseg.losses import (
 from rtseg.metrics import Confusion
 from rtseg.models._catalogue import build, resolve
 from rtseg.models._weights import save_weights
-from rtseg.models.layers import AnyModule
+from rtseg.models.layers import channels_last
 from rtseg.objective import segmentation_loss
 from rtseg.recipe import Recipe, expanded
 from rtseg.warm_start import warm_start
@@ -148,7 +148,7 @@ class _Trainer:
         self.align_corners, self.has_boundary_head = network.align_corners, network.boundary_head
         warm_start(network, recipe, data[0])
         self.teacher = _Teacher(recipe, val, fabric) if recipe.distil.teacher else None
-        network = _channels_last(network)
+        network = channels_last(network)
         optimiser = torch.optim.AdamW(
             _parameter_groups(network, options.weight_decay), lr=options.learning_rate
         )
@@ -201,20 +201,28 @@ class _Trainer:
         if self.teacher is not None:
             loss = loss + self.teacher.loss(outputs[0], batch.images)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            kept = f"{self.last} holds the last good one" if self.last.is_file() else "none is kept"
-            raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}, on {', '.join(batch.names)}: "
-                f"lower the learning rate or look at these samples; of checkpoints, {kept}"
-            )
+        self._check_finite("loss", value, batch)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=options.clip_norm)
+        norm = self.fabric.clip_gradients(
+            self.network, self.optimiser, max_norm=options.clip_norm, error_if_nonfinite=False
+        )
+        self._check_finite("gradient", float(norm or 0.0), batch)
         self.optimiser.step()
         self.step += 1
         decay = min(options.ema_decay, (1 + self.step) / (10 + self.step))
         _update_average(self.average, self.network, decay)
         return value
+
+    def _check_finite(self, what: str, value: float, batch: Batch) -> None:
+        """TrainingError, before the weights are touched, if a loss or a gradient's norm is not."""
+        if math.isfinite(value):
+            return
+        kept = f"{self.last} holds the last good one" if self.last.is_file() else "none is kept"
+        raise TrainingError(
+            f"the {what} is {value} at step {self.step + 1}, on {', '.join(batch.names)}: "
+            f"lower the learning rate or look at these samples; of checkpoints, {kept}"
+        )
 
     def validate(self, record: dict[str, Any]) -> dict[str, Any]:
         """Measures the averaged weights, writes log and checkpoints; returns the log's line."""
@@ -292,7 +300,7 @@ class _Teacher:
         file = load_model(expanded(recipe.distil.teacher))
         if file.contract.classes.names != val.classes.names:
             raise ConfigError(f"{file.path}: the teacher must have the classes of the data sets")
-        self._network = _channels_last(build_network(file)).to(fabric.device)
+        self._network = channels_last(build_network(file)).to(fabric.device)
         self._fabric, self._options = fabric, recipe.distil
         # Of the pupil's normalised images to the teacher's: x * scale + shift, per channel.
         mean, std = torch.tensor(file.contract.mean), torch.tensor(file.contract.std)
@@ -377,11 +385,6 @@ def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float
 def _rounded(value: float, digits: int) -> float | None:
     """For JSON, which has no NaN: null for a class that never occurs."""
     return None if math.isnan(value) else round(value, digits)
-
-
-def _channels_last(network: AnyModule) -> AnyModule:
-    """The layout in which convolutions are fastest, on a CPU and on CUDA alike."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # untyped in torch
 
 
 def _class_counts(data: DataSet, num_classes: int, skip_bad: bool) -> Tensor:

@@ -221,23 +221,28 @@ def test_growing_takes_what_fits_and_leaves_the_rest(
         run(other, tmp_path / "other")
 
 
-def spoil_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Makes the loss of one step NaN."""
+def spoil_step(monkeypatch: pytest.MonkeyPatch, step: int, what: str = "loss") -> None:
+    """Makes the loss of one step NaN, or its gradient alone."""
     loss = segmentation_loss
     calls: list[None] = []
 
-    def spoiled(*args: Any, **options: Any) -> Any:
+    def spoiled(outputs: Any, *args: Any, **options: Any) -> Any:
         calls.append(None)
-        return loss(*args, **options) * (math.nan if len(calls) == step else 1.0)
+        value = loss(outputs, *args, **options)
+        if len(calls) != step:
+            return value
+        # The slope of a root at 0 is infinite, times 0 it is NaN.
+        return value * math.nan if what == "loss" else value + (0 * outputs[0]).sqrt().sum()
 
     monkeypatch.setattr(rtseg.train, "segmentation_loss", spoiled)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    spoil_step(monkeypatch, 3)
-    with pytest.raises(TrainingError, match="the loss is nan at step 3, on train_") as caught:
+    spoil_step(monkeypatch, 3, what)
+    with pytest.raises(TrainingError, match=f"the {what} is nan at step 3, on train_") as caught:
         run(tiny_recipe, tmp_path / "run")
     assert "last.pt holds the last good one" in str(caught.value)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

@@ -193,6 +193,26 @@ def preactivated_head(in_channels: int, width: int, num_classes: int) -> nn.Sequ
     )
 
 
+def channels_last(network: AnyModule) -> AnyModule:
+    """Convolutions in the layout in which they train fastest, on a CPU and on CUDA; in place.
+
+    Dilated depthwise ones stay as they are: in this layout and in bfloat16, oneDNN leaves part of
+    their weights' gradient unwritten (torch 2.13 on a CPU).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.ConvTranspose2d) or (
+            isinstance(module, nn.Conv2d) and not _dilated_depthwise(module)
+        ):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    return network
+
+
+def _dilated_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels > 1 and max(conv.dilation) > 1
+
+
 def fuse_batch_norm(module: AnyModule) -> AnyModule:
     """Folds every BatchNorm that follows a convolution in an `nn.Sequential` into it, in place.
 
