@@ -45,8 +45,11 @@ def test_a_good_recipe(tmp_path: Path) -> None:
 def test_every_shipped_recipe_is_good() -> None:
     from rtseg.artifact import WEIGHTS_DIRECTORY
 
-    for path in WEIGHTS_DIRECTORY.glob("*.toml"):
-        assert read_recipe(path).name == path.stem
+    recipes = {path.stem: read_recipe(path) for path in WEIGHTS_DIRECTORY.rglob("*.toml")}
+    assert {name: recipe.name for name, recipe in recipes.items()} == {n: n for n in recipes}
+    # A stage starts where the one before puts its best checkpoint.
+    stages = {f"runs/{path.stem}/best.safetensors" for path in WEIGHTS_DIRECTORY.glob("stages/*")}
+    assert stages == {recipe.init for recipe in recipes.values() if recipe.init}
 
 
 @pytest.mark.parametrize(
