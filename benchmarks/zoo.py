@@ -19,6 +19,7 @@ import contextlib
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +169,46 @@ def plot(rows: dict[str, Row], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 5.5), dpi=120)
     for name, row in rows.items():
-        x, y = row["fps"], 100 * row["miou"]
-        axes.scatter(x, y, s=18 + 6 * row["params"] / 1e6, color="#1f6feb", alpha=0.75, lw=0)
-        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        color = "#d1242f" if name in SHIPPED else "#1f6feb"
+        area = 18 + 6 * row["params"] / 1e6
+        axes.scatter(row["fps"], 100 * row["miou"], s=area, color=color, alpha=0.75, lw=0)
     axes.set_xscale("log")
     ticks = [t for t in (10, 20, 30, 50, 70, 100, 150, 200, 300, 400) if _within(t, rows)]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("frames per second, 360x480 video to masks, end to end (log scale)")
     axes.set_ylabel("mIoU on CamVid val, percent")
-    axes.set_title("The same recipe and budget for every network (area: parameters)", fontsize=10)
+    axes.set_title(
+        "The same recipe and budget for every network (area: parameters, red: shipped)", fontsize=10
+    )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
+    _label(axes, {name: (row["fps"], 100 * row["miou"]) for name, row in rows.items()})
     figure.savefig(path)
+
+
+def _label(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes each name beside its point, where it covers neither a point nor another name."""
+    from matplotlib.transforms import Bbox
+
+    axes.figure.canvas.draw()
+    centres = [axes.transData.transform(point) for point in points.values()]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
+    sides = [(7, 3, "left"), (7, -9, "left"), (-7, 3, "right"), (-7, -9, "right"), (0, 9, "center"),
+             (0, -16, "center"), (0, 18, "center"), (0, -25, "center")]  # fmt: skip
+    for name, point in points.items():
+        for x, y, side in sides:
+            text = axes.annotate(
+                name, point, xytext=(x, y), textcoords="offset points", fontsize=7.5, ha=side
+            )
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            if (x, y, side) != sides[-1]:
+                text.remove()
+        taken.append(box)
 
 
 def _within(tick: float, rows: dict[str, Row]) -> bool:
