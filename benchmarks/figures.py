@@ -223,7 +223,30 @@ def int8(results: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"figures": table, "architecture": architecture, "int8": int8}
+def zoo(results: Path) -> str:
+    """Markdown: the light networks of the zoo under the same recipe and budget."""
+    record = _read(results, "zoo")
+    lines = [
+        f"Each from random weights for {record['steps']} steps of the same recipe, on CamVid train "
+        f"and the drive; `CAMVID=CamVid {_command(record)}`:",
+        "",
+        "![mIoU over frames per second](benchmarks/results/zoo.png)",
+        "",
+        "| network | parameters | GMACs | mIoU, camvid val | FPS, 360×480 | engine | mostly in |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in record["results"].items():
+        most = list(row["operators"].items())[:2]
+        operators = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in most)
+        lines.append(
+            f"| `{name}` | {row['params'] / 1e6:.2f} M | {row['gmacs']:.1f} "
+            f"| {100 * row['miou']:.1f} % | {row['fps']:.0f} | {1e3 / row['engine_fps']:.1f} ms "
+            f"| {operators} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"figures": table, "architecture": architecture, "int8": int8, "zoo": zoo}
 """By the mark that they stand under in the README."""
 
 
