@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,19 @@ def table(results: Path) -> str:
         *_startup(_read(results, "startup")),
     ]
     device = _read(results, "pipeline")["device"]
-    lines = [
+    intro = (
         f"On {device['cores']} cores of an {device['cpu']} ({', '.join(device['flags'])}), shared "
         "with other work; ratios are of runs in turns. Records with versions and dates lie in "
-        "[benchmarks/results](benchmarks/results).",
-        "",
-        "| what | figure | command |",
-        "|---|---|---|",
-        *(f"| {what} | {figure} | `{command}` |" for what, figure, command in rows),
-    ]
-    return "\n".join(lines)
+        "[benchmarks/results](benchmarks/results)."
+    )
+    shown = (f"| {what} | {figure} | `{command}` |" for what, figure, command in rows)
+    return _markdown(intro, "| what | figure | command |", shown)
+
+
+def _markdown(intro: str, header: str, rows: Iterable[str]) -> str:
+    """A paragraph and a table, whose header and rows have their bars already."""
+    rule = "|" + "---|" * (header.count("|") - 1)
+    return "\n".join([intro, "", header, rule, *rows])
 
 
 def _read(results: Path, name: str) -> Any:
@@ -187,63 +191,59 @@ def _startup(record: Any) -> list[Row]:
 def architecture(results: Path) -> str:
     """Markdown: what each part of SFNet-Lite costs."""
     record = _read(results, "ablation")
-    lines = [
+    intro = (
         f"`{record['model']}` at {record['size'].replace('x', '×')}, {record['engine']}, with "
-        f"random weights; `{_command(record)}`:",
-        "",
-        "| variant | parameters | GMACs | speed |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['variant']} | {row['params'] / 1e6:.2f} M | {row['gmacs']:.2f} "
-            f"| {row['relative']:.2f}× |"
-            for row in record["results"]
-        ),
-    ]
-    return "\n".join(lines)
+        f"random weights; `{_command(record)}`:"
+    )
+    rows = (
+        f"| {row['variant']} | {row['params'] / 1e6:.2f} M | {row['gmacs']:.2f} "
+        f"| {row['relative']:.2f}× |"
+        for row in record["results"]
+    )
+    return _markdown(intro, "| variant | parameters | GMACs | speed |", rows)
 
 
 def int8(results: Path) -> str:
     """Markdown: what int8 costs in mIoU and gains in speed."""
     record = _read(results, "int8")
     calibration = record["calibration"]
-    lines = [
+    intro = (
         f"Calibrated on {calibration['frames']} frames of {calibration['split']}, measured on "
-        f"{record['data']}; `CAMVID=CamVid {_command(record)}`:",
-        "",
-        "| model | fp32 | int8 | pixels alike | layers kept | OpenVINO, int8 over bf16 |",
-        "|---|---|---|---|---|---|",
-    ]
+        f"{record['data']}; `CAMVID=CamVid {_command(record)}`:"
+    )
+    header = "| model | fp32 | int8 | pixels alike | layers kept | OpenVINO, int8 over bf16 |"
+    rows = []
     for model, row in record["results"].items():
         full, small = (row["engines"][f"onnxruntime {kind}"] for kind in ("fp32", "int8"))
-        lines.append(
+        rows.append(
             f"| `{model}` | {100 * full['miou']:.2f} % | {100 * small['miou']:.2f} % "
             f"| {100 * small['pixel_agreement']:.2f} % | {len(row['kept'])} of {row['layers']} "
             f"| {row['speed_up']:.2f}× |"
         )
-    return "\n".join(lines)
+    return _markdown(intro, header, rows)
 
 
 def zoo(results: Path) -> str:
     """Markdown: the light networks of the zoo under the same recipe and budget."""
     record = _read(results, "zoo")
-    lines = [
+    intro = (
         f"Each from random weights for {record['steps']} steps of the same recipe, on CamVid train "
-        f"and the drive; `CAMVID=CamVid {_command(record)}`:",
-        "",
-        "![mIoU over frames per second](benchmarks/results/zoo.png)",
-        "",
-        "| network | parameters | GMACs | mIoU, camvid val | FPS, 360×480 | engine | mostly in |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        f"and the drive; `CAMVID=CamVid {_command(record)}`:\n\n"
+        "![mIoU over frames per second](benchmarks/results/zoo.png)"
+    )
+    header = (
+        "| network | parameters | GMACs | mIoU, camvid val | FPS, 360×480 | engine | mostly in |"
+    )
+    rows = []
     for name, row in record["results"].items():
         most = list(row["operators"].items())[:2]
         operators = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in most)
-        lines.append(
+        rows.append(
             f"| `{name}` | {row['params'] / 1e6:.2f} M | {row['gmacs']:.1f} "
             f"| {100 * row['miou']:.1f} % | {row['fps']:.0f} | {1e3 / row['engine_fps']:.1f} ms "
             f"| {operators} |"
         )
-    return "\n".join(lines)
+    return _markdown(intro, header, rows)
 
 
 TABLES = {"figures": table, "architecture": architecture, "int8": int8, "zoo": zoo}
