@@ -1,9 +1,7 @@
 """The kernels around a network: preprocess, upsample_argmax, count_labels, blend; pure functions.
 
-`reference.py` is the truth, `_cpu` the compiled version of what OpenCV does not do well, and this
-module checks the arguments and picks. On a CPU the argmax and the count are ours and so is the last
-step of preprocess; OpenCV resizes and blends. Without the compiled extension everything still
-works, slower.
+`reference.py` is the truth, `_cpu` the compiled version, and this module checks the arguments and
+picks. Without the compiled extension everything still works, slower: OpenCV then resizes and blends.
 """
 
 from __future__ import annotations
@@ -36,14 +34,18 @@ def preprocess(
     mean: Sequence[float],
     std: Sequence[float],
     out: NDArray[np.float32] | None = None,
+    *,
+    isa: str = "",
 ) -> NDArray[np.float32]:
     """Turns an image into the input of a network: resize, BGR to RGB, normalise, planes.
 
     Args:
         bgr: (H, W, 3) uint8 BGR; may be a strided view.
-        size: (h, w) of the result, pixels. The resize is OpenCV's INTER_LINEAR on uint8.
+        size: (h, w) of the result, pixels. The resize is OpenCV's INTER_LINEAR on uint8, to the
+            bit (`reference.resize`).
         mean, std: three numbers each, RGB order, for values in 0..1.
         out: (1, 3, h, w) float32, C-contiguous, to write into; else a new array is made.
+        isa: as in `upsample_argmax`.
 
     Returns:
         (1, 3, h, w) float32 RGB, `(value / 255 - mean) / std`, within
@@ -60,15 +62,17 @@ def preprocess(
         out = np.empty((1, 3, height, width), np.float32)
     else:
         _check_out(out, (1, 3, height, width), np.float32)
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    if _cpu is not None:
+        if bgr.strides[1:] != (3, 1):  # rows may lie apart, pixels not
+            bgr = np.ascontiguousarray(bgr)
+        scale_shift = np.array((scale, shift), np.float32)
+        _cpu.preprocess(bgr, scale_shift[0], scale_shift[1], out, isa)
+        return out
     resized: cv2.typing.MatLike = bgr
     if bgr.shape[:2] != (height, width):
         resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    if _cpu is not None and resized.strides[1:] == (3, 1):
-        scale_shift = np.array((scale, shift), np.float32)
-        _cpu.to_planes(resized, scale_shift[0], scale_shift[1], out)
-        return out
     # One pass per plane, written in place: several times faster than dnn.blobFromImage.
     for plane, target, a, b in zip(cv2.split(resized)[::-1], out[0], scale, shift, strict=True):
         cv2.addWeighted(plane, a, plane, 0, b, dst=target, dtype=cv2.CV_32F)
@@ -146,6 +150,8 @@ def blend(
     palette: NDArray[np.uint8],
     opacity: float,
     out: NDArray[np.uint8] | None = None,
+    *,
+    isa: str = "",
 ) -> NDArray[np.uint8]:
     """Mixes the colour of each pixel's class into the image.
 
@@ -156,10 +162,12 @@ def blend(
         opacity: 0 (only the image) to 1 (only the colours).
         out: (H, W, 3) uint8, C-contiguous, to write into, neither `bgr` nor part of it;
             else a new array is made.
+        isa: as in `upsample_argmax`.
 
     Returns:
-        (H, W, 3) uint8 BGR, `bgr * (1 - opacity) + colour * opacity` rounded to the nearest; one
-        level of difference to `reference.blend` is allowed where float32 falls on a half.
+        (H, W, 3) uint8 BGR, `bgr * (1 - opacity) + colour * opacity` rounded to the nearest, halves
+        to even, as `reference.blend`; without the compiled kernel one level of difference is
+        allowed where float32 falls on a half.
 
     Raises:
         ValueError: an argument of another shape or type, or an opacity outside 0..1.
@@ -177,6 +185,12 @@ def blend(
         _check_out(out, bgr.shape, np.uint8)
         if np.may_share_memory(out, bgr):
             raise ValueError("out: expected an array of its own, got memory of the image")
+    if _cpu is not None:
+        colours = np.zeros((256, 4), np.float32)
+        np.multiply(palette, np.float32(opacity), out=colours[:, :3])
+        bgr, labels = np.ascontiguousarray(bgr), np.ascontiguousarray(labels)
+        _cpu.blend(bgr, labels, colours, np.float32(1.0 - opacity), out, isa)
+        return out
     cv2.applyColorMap(labels, palette.reshape(256, 1, 3), dst=out)
     cv2.addWeighted(bgr, 1 - opacity, out, opacity, 0, dst=out)
     return out

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "pixels.h"
+#include "preprocess.h"
 #include "upsample_argmax.h"
 
 namespace nb = nanobind;
@@ -25,12 +27,13 @@ struct Isa {
   const char* name;
   rtseg::ScratchBytes scratch_bytes;
   rtseg::Kernel upsample_argmax;
-  rtseg::ToPlanes to_planes;
+  rtseg::Preprocess preprocess;
+  rtseg::Blend blend;
   rtseg::CountLabels count_labels;
 };
 #define RTSEG_ISA_ENTRY(isa)                                                                  \
-  {#isa, rtseg::isa::scratch_bytes, rtseg::isa::upsample_argmax, rtseg::isa::to_planes,        \
-   rtseg::isa::count_labels}
+  {#isa, rtseg::isa::scratch_bytes, rtseg::isa::upsample_argmax, rtseg::isa::preprocess,       \
+   rtseg::isa::blend, rtseg::isa::count_labels}
 
 // Those this processor has, best first.
 std::vector<Isa> available() {
@@ -132,18 +135,48 @@ using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::
 using Planes = nb::ndarray<float, nb::shape<1, 3, -1, -1>, nb::c_contig, nb::device::cpu>;
 using Three = nb::ndarray<const float, nb::shape<3>, nb::c_contig, nb::device::cpu>;
 
-void to_planes(const Image& bgr, const Three& scale, const Three& shift, const Planes& planes,
-               const std::string& isa_name) {
-  if (planes.shape(2) != bgr.shape(0) || planes.shape(3) != bgr.shape(1)) {
-    throw std::invalid_argument("planes: expected the size of the image");
+// Sampling positions of OpenCV's INTER_LINEAR on one axis, as in reference.resize_taps.
+struct ResizeAxis {
+  std::vector<std::int32_t> first, second, weights;
+
+  ResizeAxis(int inputs, int outputs, bool is_column) {
+    const double scale = 1.0 / (static_cast<double>(outputs) / inputs);
+    for (int i = 0; i < outputs; ++i) {
+      float rest = static_cast<float>((i + 0.5) * scale - 0.5);
+      const int at = static_cast<int>(std::floor(rest));
+      rest -= static_cast<float>(at);
+      // OpenCV drops the weight beyond the image along x and reads its border twice along y.
+      if (is_column && (at < 0 || at >= inputs - 1)) rest = 0.0f;
+      first.push_back(std::clamp(at, 0, inputs - 1));
+      second.push_back(std::clamp(at + 1, 0, inputs - 1));
+      const auto of_2048 = [](float w) { return static_cast<int>(std::nearbyint(w * 2048.0f)); };
+      weights.push_back(of_2048(1.0f - rest) | of_2048(rest) << 16);
+    }
   }
-  if (bgr.stride(2) != 1 || bgr.stride(1) != 3) {
+
+  rtseg::ResizeTaps taps() const { return {first.data(), second.data(), weights.data()}; }
+};
+
+void preprocess(const Image& bgr, const Three& scale, const Three& shift, const Planes& planes,
+                const std::string& isa_name) {
+  constexpr std::size_t kMaxSide = 1 << 20;  // offsets into a row are 32-bit
+  if (bgr.size() == 0 || bgr.shape(0) > kMaxSide || bgr.shape(1) > kMaxSide) {
+    throw std::invalid_argument("bgr: expected 1 to 2^20 pixels a side");
+  }
+  if (bgr.stride(2) != 1 || (bgr.stride(1) != 3 && bgr.shape(1) > 1)) {
     throw std::invalid_argument("bgr: expected pixels side by side");
   }
   const Isa& isa = find_isa(isa_name);
   const nb::gil_scoped_release release;
-  isa.to_planes(bgr.data(), bgr.stride(0), static_cast<int>(bgr.shape(0)),
-                static_cast<int>(bgr.shape(1)), scale.data(), shift.data(), planes.data());
+
+  const auto size = [](std::size_t n) { return static_cast<int>(n); };
+  const int src_height = size(bgr.shape(0)), src_width = size(bgr.shape(1));
+  const int height = size(planes.shape(2)), width = size(planes.shape(3));
+  const ResizeAxis rows(src_height, height, false), columns(src_width, width, true);
+  std::vector<std::int16_t> scratch(rtseg::preprocess_scratch(width));
+  isa.preprocess({bgr.data(), bgr.stride(0), src_height, src_width, rows.taps(), columns.taps(),
+                  scale.data(), shift.data(), planes.data(), height, width},
+                 scratch.data());
 }
 
 using Labels = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -155,16 +188,36 @@ void count_labels(const Labels& labels, const Counts& counts, const std::string&
   isa.count_labels(labels.data(), labels.size(), counts.data());
 }
 
+using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using Colours = nb::ndarray<const float, nb::shape<256, 4>, nb::c_contig, nb::device::cpu>;
+using Picture = nb::ndarray<std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+
+void blend(const Pixels& bgr, const Labels& labels, const Colours& colours, float rest,
+           const Picture& out, const std::string& isa_name) {
+  const auto fits = [&](const auto& other) {
+    return other.shape(0) == bgr.shape(0) && other.shape(1) == bgr.shape(1);
+  };
+  if (!fits(labels) || !fits(out)) {
+    throw std::invalid_argument("labels, out: expected the size of the image");
+  }
+  const Isa& isa = find_isa(isa_name);
+  const nb::gil_scoped_release release;
+  isa.blend(bgr.data(), labels.data(), colours.data(), rest, labels.size(), out.data());
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
   m.def("upsample_argmax", &upsample_argmax, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("align_corners"), nb::arg("ignore_index"),
         nb::arg("isa") = "");
-  m.def("to_planes", &to_planes, nb::arg("bgr").noconvert(), nb::arg("scale").noconvert(),
+  m.def("preprocess", &preprocess, nb::arg("bgr").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("shift").noconvert(), nb::arg("planes").noconvert(), nb::arg("isa") = "");
   m.def("count_labels", &count_labels, nb::arg("labels").noconvert(),
         nb::arg("counts").noconvert(), nb::arg("isa") = "");
+  m.def("blend", &blend, nb::arg("bgr").noconvert(), nb::arg("labels").noconvert(),
+        nb::arg("colours").noconvert(), nb::arg("rest"), nb::arg("out").noconvert(),
+        nb::arg("isa") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const Isa& isa : isas()) names.emplace_back(isa.name);

@@ -8,18 +8,19 @@
 
 namespace rtseg {
 
-// (height, width, 3) uint8 BGR to (3, height, width) float32 RGB: value * scale + shift. Rows of
-// the input lie `stride` bytes apart; scale and shift are three numbers each, RGB.
-using ToPlanes = void (*)(const std::uint8_t* bgr, std::ptrdiff_t stride, int height, int width,
-                          const float* scale, const float* shift, float* planes);
+// (pixels, 3) uint8: value * rest + the colour of the pixel's label, rounded to the nearest, halves to
+// even. `colours` is (256, 4), already multiplied by the opacity, the fourth of no meaning; sums lie
+// in 0..255. `out` does not overlap `bgr`.
+using Blend = void (*)(const std::uint8_t* bgr, const std::uint8_t* labels, const float* colours,
+                       float rest, std::size_t pixels, std::uint8_t* out);
 
 // Adds to counts (256) how often each of n labels occurs.
 using CountLabels = void (*)(const std::uint8_t* labels, std::size_t n, std::int64_t* counts);
 
 #define RTSEG_DECLARE_PIXELS(isa)                                                              \
   namespace isa {                                                                              \
-  void to_planes(const std::uint8_t*, std::ptrdiff_t, int, int, const float*, const float*,    \
-                 float*);                                                                      \
+  void blend(const std::uint8_t*, const std::uint8_t*, const float*, float, std::size_t,       \
+             std::uint8_t*);                                                                   \
   void count_labels(const std::uint8_t*, std::size_t, std::int64_t*);                          \
   }
 RTSEG_DECLARE_PIXELS(baseline)

@@ -1,7 +1,8 @@
 """The kernels in plain NumPy: what every faster version must reproduce.
 
-`upsample_argmax` is reproduced bit by bit, `preprocess` within `PREPROCESS_ATOL`, `blend` within
-one level where float32 falls on a half.
+`upsample_argmax` and `count_labels` are reproduced bit by bit, `preprocess` within
+`PREPROCESS_ATOL`, `blend` bit by bit where it is compiled, and else within one level where float32
+falls on a half.
 Arguments are taken as valid; `rtseg.native` checks them.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,16 +86,56 @@ def upsample_argmax(
     return labels
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ResizeTaps:
+    """Where each output index of one axis reads, in 2048ths: `in[first] * weight0 + in[second] *
+    weight1`.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    weight0: NDArray[np.int32]
+    weight1: NDArray[np.int32]
+
+
+def resize_taps(inputs: int, outputs: int, *, is_column: bool) -> ResizeTaps:
+    """Positions of OpenCV's INTER_LINEAR: `(i + 0.5) * scale - 0.5`, weights of 11 bits."""
+    scale = 1 / (outputs / inputs)
+    position = ((np.arange(outputs) + 0.5) * scale - 0.5).astype(np.float32)
+    at = np.floor(position).astype(np.int64)
+    rest: Float32 = position - at.astype(np.float32)
+    if is_column:  # beyond the image OpenCV drops the weight along x, reads the border twice along y
+        rest[(at < 0) | (at >= inputs - 1)] = 0
+    weight0, weight1 = (np.rint(w * 2048).astype(np.int32) for w in (np.float32(1) - rest, rest))
+    return ResizeTaps(at.clip(0, inputs - 1), (at + 1).clip(0, inputs - 1), weight0, weight1)
+
+
+def resize(image: UInt8, size: tuple[int, int]) -> UInt8:
+    """(H, W, channels) to (h, w, channels): OpenCV's INTER_LINEAR on uint8, to the bit.
+
+    Written out because the networks' input must not depend on how an OpenCV was built.
+    """
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    rows = resize_taps(image.shape[0], height, is_column=False)
+    columns = resize_taps(image.shape[1], width, is_column=True)
+    values = image.astype(np.int32)
+    weight0, weight1 = columns.weight0[:, None], columns.weight1[:, None]
+    wide = (values[:, columns.first] * weight0 + values[:, columns.second] * weight1) >> 4
+    weight0, weight1 = rows.weight0[:, None, None], rows.weight1[:, None, None]
+    upper, lower = wide[rows.first] * weight0 >> 16, wide[rows.second] * weight1 >> 16
+    return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
 def preprocess(
     bgr: UInt8, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Float32:
-    """Resizes (OpenCV's bilinear, on uint8), then `(rgb / 255 - mean) / std` as (1, 3, h, w).
+    """Resizes bilinearly on uint8, then `(rgb / 255 - mean) / std` as (1, 3, h, w).
 
     See `rtseg.native.preprocess`.
     """
-    height, width = size
-    resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
-    rgb = resized[:, :, ::-1].astype(np.float32) / np.float32(255)
+    rgb = resize(bgr, size)[:, :, ::-1].astype(np.float32) / np.float32(255)
     normalised = (rgb - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 
