@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 from _record import compare, write_record
@@ -108,8 +109,14 @@ def preprocessors(bgr: NDArray[np.uint8], size: tuple[int, int]) -> Functions:
     return {
         "rtseg": lambda: native.preprocess(bgr, size, MEAN, STD, out=out),
         "opencv blobFromImageWithParams": lambda: cv2.dnn.blobFromImageWithParams(bgr, params),
-        "opencv resize + numpy": lambda: reference.preprocess(bgr, size, MEAN, STD),
+        "opencv resize + numpy": lambda: normalised(cv2.resize(bgr, size[::-1])),
     }
+
+
+def normalised(bgr: cv2.typing.MatLike) -> NDArray[np.float32]:
+    rgb = bgr[:, :, ::-1].astype(np.float32) / np.float32(255)
+    scaled = (rgb - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
 def blenders(bgr: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Functions:
@@ -117,6 +124,9 @@ def blenders(bgr: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Functions:
     out = np.empty_like(bgr)
     return {
         "rtseg": lambda: native.blend(bgr, labels, palette, 0.5, out=out),
+        "opencv applyColorMap + addWeighted": lambda: cv2.addWeighted(
+            bgr, 0.5, cv2.applyColorMap(labels, palette.reshape(256, 1, 3)), 0.5, 0
+        ),
         "numpy palette + opencv addWeighted": lambda: cv2.addWeighted(
             bgr, 0.5, palette[labels], 0.5, 0
         ),
@@ -129,6 +139,18 @@ def counters(labels: NDArray[np.uint8]) -> Functions:
         "rtseg": lambda: native.count_labels(labels),
         "opencv calcHist": lambda: cv2.calcHist([labels], [0], None, [256], [0, 256]),
         "numpy bincount": lambda: reference.count_labels(labels),
+    }
+
+
+def encoders(bgr: NDArray[np.uint8]) -> Functions:
+    height, width = bgr.shape[:2]
+    half = height // 2, width // 2
+    planes = [np.empty(size, np.uint8) for size in ((height, width), half, half)]
+    frame = av.VideoFrame.from_ndarray(bgr, "bgr24")
+    return {
+        "rtseg": lambda: native.to_yuv420(bgr, planes),
+        "opencv cvtColor": lambda: cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420),
+        "swscale": lambda: frame.reformat(format="yuv420p", threads=1),
     }
 
 
@@ -172,6 +194,8 @@ def main() -> None:
         results.append(measure(f"blend {height}x{width}", blenders(bgr, labels), args.seconds / 2))
         case = f"count_labels {height}x{width}"
         results.append(measure(case, counters(labels), args.seconds / 2))
+        case = f"to_yuv420 {height}x{width}"
+        results.append(measure(case, encoders(bgr), args.seconds / 2))
     write_record(args.json, "kernels", results, backend=native.BACKEND, isa=native.ISAS[:1])
 
 

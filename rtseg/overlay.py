@@ -105,13 +105,14 @@ class Renderer:
         if classes.ignore_index < len(classes):
             self._lut[classes.ignore_index] = 0
         self._colour_map = self._lut.reshape(256, 1, 3)
+        self._unlabelled = [*range(len(classes), 256), classes.ignore_index]
         self._line_map = self._colour_map.copy()
-        self._line_map[[*range(len(classes), 256), classes.ignore_index]] = _OUTLINE_BGR
+        self._line_map[self._unlabelled] = _OUTLINE_BGR
         self._keep_lut = np.zeros(256, np.uint8)
         self._keep_lut[list(self.effect.classes)] = 255
         self._hud = Hud(classes, title, self.effect.classes or None) if hud else None
         self._buffers: dict[str, NDArray[np.uint8]] = {}
-        self._draw: Callable[[ImageBGR, Labels, ImageBGR | None], ImageBGR] = {
+        self._draw: Callable[[ImageBGR, Labels, LabelMap], ImageBGR] = {
             "overlay": self._overlay,
             "mask": self._mask,
             "contour": self._contour,
@@ -153,11 +154,11 @@ class Renderer:
         labels = result.labels
         if labels.shape != frame.size_hw:
             raise ValueError(f"labels: expected {frame.size_hw} like the frame, got {labels.shape}")
-        picture = self._draw(frame.image, np.ascontiguousarray(labels), result.blended)
+        picture = self._draw(frame.image, np.ascontiguousarray(labels), result)
         if self._hud is not None:
             self._hud.draw(
                 picture,
-                self._shares(labels),
+                self._shares(result),
                 frame.pts_seconds,
                 fps=fps,
                 mask_age_ms=mask_age_ms,
@@ -172,23 +173,26 @@ class Renderer:
             array = self._buffers[name] = np.empty(shape, np.uint8)
         return array
 
-    def _shares(self, labels: Labels) -> NDArray[np.float64]:
-        """(C,) share of each class, from about 100 x 100 samples: enough for whole per cents."""
-        step = max(1, min(labels.shape) // 100)
-        # Strided both ways from the middle of a step, so that neither edge is favoured.
-        sample = labels[step // 2 :: step, step // 2 :: step]
-        counts = np.bincount(sample.ravel(), minlength=256)[: len(self._classes)].astype(float)
-        if self._classes.ignore_index < len(counts):
-            counts[self._classes.ignore_index] = 0.0
-        return counts / sample.size
+    def _shares(self, result: LabelMap) -> NDArray[np.float64]:
+        """(C,) share of each class, for the legend."""
+        counts, labels = result.counts, result.labels
+        if counts is None:  # from about 100 x 100 samples: enough for whole per cents
+            step = max(1, min(labels.shape) // 100)
+            # Strided both ways from the middle of a step, so that neither edge is favoured.
+            labels = labels[step // 2 :: step, step // 2 :: step]
+            counts = np.bincount(labels.ravel(), minlength=256)
+        shares = counts[: len(self._classes)] / labels.size
+        if self._classes.ignore_index < len(shares):
+            shares[self._classes.ignore_index] = 0.0
+        return shares
 
-    def _blend_into(
-        self, image: ImageBGR, labels: Labels, blended: ImageBGR | None, out: ImageBGR
-    ) -> None:
-        if blended is None:
+    def _blend_into(self, image: ImageBGR, labels: Labels, result: LabelMap, out: ImageBGR) -> None:
+        if result.blended is None:
             native.blend(image, labels, self._lut, self._opacity, out=out)
         else:
-            np.copyto(out, blended)
+            np.copyto(out, result.blended)
+        if result.counts is not None and not result.counts[self._unlabelled].any():
+            return
         # The table's entry for no class is black and would darken the image: put it back.
         unlabelled = self._buffer("unlabelled", labels.shape)
         cv2.threshold(labels, len(self._classes) - 1, 255, cv2.THRESH_BINARY, dst=unlabelled)
@@ -199,9 +203,9 @@ class Renderer:
         if unlabelled.any():
             cv2.copyTo(image, unlabelled, out)
 
-    def _overlay(self, image: ImageBGR, labels: Labels, blended: ImageBGR | None) -> ImageBGR:
+    def _overlay(self, image: ImageBGR, labels: Labels, result: LabelMap) -> ImageBGR:
         out = self._buffer("picture", image.shape)
-        self._blend_into(image, labels, blended, out)
+        self._blend_into(image, labels, result, out)
         return out
 
     def _mask(self, image: ImageBGR, labels: Labels, _: object) -> ImageBGR:
@@ -209,11 +213,11 @@ class Renderer:
         cv2.applyColorMap(labels, self._colour_map, dst=out)
         return out
 
-    def _side_by_side(self, image: ImageBGR, labels: Labels, blended: ImageBGR | None) -> ImageBGR:
+    def _side_by_side(self, image: ImageBGR, labels: Labels, result: LabelMap) -> ImageBGR:
         height, width = labels.shape
         out = self._buffer("picture", (height, 2 * width, 3))
         half = self._buffer("half", image.shape)  # kernels want contiguous output
-        self._blend_into(image, labels, blended, half)
+        self._blend_into(image, labels, result, half)
         cv2.hconcat([image, half], dst=out)
         return out
 

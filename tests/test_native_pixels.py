@@ -1,7 +1,10 @@
-"""preprocess, count_labels and blend against `reference.py` and cases worked by hand."""
+"""The kernels on pictures and labels against `reference.py` and cases worked by hand."""
 
 from __future__ import annotations
 
+import platform
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,16 +49,39 @@ def test_preprocess_equals_the_reference(
     np.testing.assert_allclose(blob, expected, rtol=0, atol=reference.PREPROCESS_ATOL)
 
 
+SIDES = st.integers(1, 70)
+WIDTHS = st.one_of(SIDES, st.integers(100, 700))  # whole vectors, and pixels far apart
+
+
 @pytest.mark.parametrize("isa", native.ISAS)
-@pytest.mark.parametrize("width", [1, 15, 16, 17, 64, 97])
-def test_every_instruction_set_makes_the_same_planes(isa: str, width: int) -> None:
-    rng = np.random.default_rng(width)
-    bgr = rng.integers(0, 256, (3, width, 3), dtype=np.uint8)[:, ::1]
+@settings(deadline=None, max_examples=150)
+@given(source=st.tuples(SIDES, WIDTHS), size=st.tuples(SIDES, WIDTHS), gap=st.integers(0, 3))
+def test_every_instruction_set_resizes_and_scales_exactly(
+    isa: str, source: tuple[int, int], size: tuple[int, int], gap: int
+) -> None:
+    rng = np.random.default_rng(source[1])
+    wide = rng.integers(0, 256, (source[0], source[1] + gap, 3), dtype=np.uint8)
+    bgr = wide[:, : source[1]]
     scale, shift = rng.random((2, 3), np.float32)
-    planes = np.full((1, 3, 3, width), np.nan, np.float32)
-    native._cpu.to_planes(bgr, scale, shift, planes, isa)
-    rgb = bgr[:, :, ::-1].transpose(2, 0, 1).astype(np.float32)
+    planes = np.full((1, 3, *size), np.nan, np.float32)
+    native._cpu.preprocess(bgr, scale, shift, planes, isa)
+    rgb = reference.resize(bgr, size)[:, :, ::-1].transpose(2, 0, 1).astype(np.float32)
     assert np.array_equal(planes[0], rgb * scale[:, None, None] + shift[:, None, None])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other OpenCVs have other kernels")
+@settings(deadline=None, max_examples=150)
+@given(source=st.tuples(SIDES, WIDTHS), size=st.tuples(SIDES, WIDTHS))
+def test_the_reference_resizes_as_opencv(source: tuple[int, int], size: tuple[int, int]) -> None:
+    bgr = np.random.default_rng(source[0]).integers(0, 256, (*source, 3), dtype=np.uint8)
+    expected = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(reference.resize(bgr, size), expected)
+
+
+def test_preprocess_reads_no_further_than_the_image() -> None:
+    bgr = np.random.default_rng(0).integers(0, 256, (9, 64, 3), dtype=np.uint8)
+    alone = native.preprocess(bgr[:, :40].copy(), (5, 33), MEAN, STD)
+    assert np.array_equal(native.preprocess(bgr[:, :40], (5, 33), MEAN, STD), alone)
 
 
 def test_preprocess_writes_into_out() -> None:
@@ -119,19 +145,29 @@ def test_blend_by_hand() -> None:
     assert mixed.tolist() == [[[125, 100, 75], [75, 75, 75]]]
 
 
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("opacity", [0, 0.1, 0.45, 0.5, 0.9, 1])
 @pytest.mark.parametrize("shape", [(1, 1), (37, 53), (64, 128)])
-def test_blend_equals_the_reference(shape: tuple[int, int], opacity: float) -> None:
+@pytest.mark.parametrize("runs", [1, 50])
+def test_blend_equals_the_reference(
+    name: str, shape: tuple[int, int], opacity: float, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     bgr = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    labels = rng.integers(0, 256, shape, dtype=np.uint8)
-    before = bgr.copy()
-    mixed = native.blend(bgr, labels, PALETTE, opacity)
-    difference = np.abs(mixed.astype(int) - reference.blend(bgr, labels, PALETTE, opacity))
-    # OpenCV may fuse the multiplication and the addition: a half can round the other way.
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.02
+    few = rng.integers(0, 256, shape[0] * shape[1] // runs + 1, dtype=np.uint8)
+    labels = np.repeat(few, runs)[: shape[0] * shape[1]].reshape(shape)
+    before, expected = bgr.copy(), reference.blend(bgr, labels, PALETTE, opacity)
+    if name == "numpy":
+        monkeypatch.setattr(native, "_cpu", None)
+    mixed = native.blend(bgr, labels, PALETTE, opacity, isa="" if name == "numpy" else name)
     np.testing.assert_array_equal(bgr, before)
+    if name == "numpy":
+        # OpenCV may fuse the multiplication and the addition: a half can round the other way.
+        difference = np.abs(mixed.astype(int) - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.02
+    else:
+        np.testing.assert_array_equal(mixed, expected)
 
 
 @pytest.mark.parametrize("opacity", [0, 1])
@@ -163,3 +199,50 @@ def test_blend_refuses_wrong_arguments() -> None:
         native.blend(bgr, labels, PALETTE, 1.5)
     with pytest.raises(ValueError, match="memory of the image"):
         native.blend(bgr, labels, PALETTE, 0.5, out=bgr)
+
+
+# --- to_yuv420 ------------------------------------------------------------------------------------
+
+Planes = list[np.ndarray]
+
+
+def empty_planes(height: int, width: int, gap: int = 0) -> Planes:
+    sides = [(height, width), (height // 2, width // 2), (height // 2, width // 2)]
+    return [np.zeros((h, w + gap), np.uint8)[:, :w] for h, w in sides]
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("shape", [(2, 2), (4, 6), (36, 48), (34, 66), (2, 130), (18, 512)])
+def test_yuv_equals_the_reference(
+    name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bgr = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    bgr[:, shape[1] // 2 :] = 255 * (bgr[:, shape[1] // 2 :] > 127)  # the ends of the range
+    planes = empty_planes(*shape, gap=5)
+    if name == "numpy":
+        monkeypatch.setattr(native, "_cpu", None)
+    native.to_yuv420(bgr, planes, isa="" if name == "numpy" else name)
+    for plane, expected in zip(planes, reference.to_yuv420(bgr), strict=True):
+        # OpenCV rounds the mean of four pixels before it takes their chroma.
+        np.testing.assert_allclose(plane.astype(int), expected, rtol=0, atol=name == "numpy")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_yuv_of_known_colours(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "_cpu", None)
+    # ITU-R BT.601, 2.5: black 16, white 235, and the primaries at 100 %.
+    colours = {(0, 0, 0): (16, 128, 128), (255, 255, 255): (235, 128, 128)}
+    colours |= {(0, 0, 255): (81, 90, 240), (0, 255, 0): (145, 54, 34), (255, 0, 0): (41, 240, 110)}
+    for colour, expected in colours.items():
+        planes = empty_planes(2, 2)
+        native.to_yuv420(np.full((2, 2, 3), colour, np.uint8), planes)
+        values = [int(plane[0, 0]) for plane in planes]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=not compiled)
+
+
+def test_yuv_refuses_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="planes: expected"):
+        native.to_yuv420(np.zeros((3, 4, 3), np.uint8), empty_planes(2, 4))
+    with pytest.raises(ValueError, match="planes: expected"):
+        native.to_yuv420(np.zeros((4, 4, 3), np.uint8), empty_planes(4, 6))

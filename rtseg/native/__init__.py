@@ -1,7 +1,7 @@
 """The kernels around a network: preprocess, upsample_argmax, count_labels, blend; pure functions.
 
 `reference.py` is the truth, `_cpu` the compiled version, and this module checks the arguments and
-picks. Without the compiled extension everything still works, slower: OpenCV then resizes and blends.
+picks. Without the compiled extension everything still works, slower: OpenCV resizes and blends.
 """
 
 from __future__ import annotations
@@ -194,6 +194,38 @@ def blend(
     cv2.applyColorMap(labels, palette.reshape(256, 1, 3), dst=out)
     cv2.addWeighted(bgr, 1 - opacity, out, opacity, 0, dst=out)
     return out
+
+
+def to_yuv420(
+    bgr: NDArray[np.uint8], planes: Sequence[NDArray[np.uint8]], *, isa: str = ""
+) -> None:
+    """Writes an image as 4:2:0 for a video encoder: BT.601, limited range, chroma in the middle.
+
+    Args:
+        bgr: (H, W, 3) uint8 BGR, both sides even.
+        planes: luma (H, W), U and V (H/2, W/2), uint8, to write into; their rows may lie apart.
+        isa: as in `upsample_argmax`.
+
+    Raises:
+        ValueError: an argument of another shape or type.
+    """
+    height, width = check_image(bgr).shape[:2]
+    half = height // 2, width // 2
+    shapes = [(height, width), half, half]
+    if height % 2 or width % 2 or [p.shape for p in planes] != shapes:
+        got = [p.shape for p in planes]
+        raise ValueError(f"planes: expected {shapes} of an even image {bgr.shape}, got {got}")
+    if _cpu is not None:
+        _cpu.to_yuv420(np.ascontiguousarray(bgr), *planes, isa)
+        return
+    # OpenCV takes the chroma of every other pixel: halve the image for it.
+    luma = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420)[:height]
+    small = cv2.resize(bgr, half[::-1], interpolation=cv2.INTER_AREA)
+    doubled = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    chroma = cv2.cvtColor(doubled, cv2.COLOR_BGR2YUV_I420)[height:]
+    u, v = np.split(chroma.reshape(-1), 2)
+    for plane, values in zip(planes, (luma, u, v), strict=True):
+        plane[:] = values.reshape(plane.shape)
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -18,6 +18,7 @@
 #include "pixels.h"
 #include "preprocess.h"
 #include "upsample_argmax.h"
+#include "yuv.h"
 
 namespace nb = nanobind;
 
@@ -30,10 +31,11 @@ struct Isa {
   rtseg::Preprocess preprocess;
   rtseg::Blend blend;
   rtseg::CountLabels count_labels;
+  rtseg::ToYuv420 to_yuv420;
 };
 #define RTSEG_ISA_ENTRY(isa)                                                                  \
   {#isa, rtseg::isa::scratch_bytes, rtseg::isa::upsample_argmax, rtseg::isa::preprocess,       \
-   rtseg::isa::blend, rtseg::isa::count_labels}
+   rtseg::isa::blend, rtseg::isa::count_labels, rtseg::isa::to_yuv420}
 
 // Those this processor has, best first.
 std::vector<Isa> available() {
@@ -205,6 +207,28 @@ void blend(const Pixels& bgr, const Labels& labels, const Colours& colours, floa
   isa.blend(bgr.data(), labels.data(), colours.data(), rest, labels.size(), out.data());
 }
 
+using Plane = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::device::cpu>;
+
+void to_yuv420(const Pixels& bgr, const Plane& luma, const Plane& u, const Plane& v,
+               const std::string& isa_name) {
+  const std::size_t height = bgr.shape(0), width = bgr.shape(1);
+  if (height % 2 != 0 || width % 2 != 0) {
+    throw std::invalid_argument("bgr: expected an even height and width");
+  }
+  const auto fits = [](const Plane& plane, std::size_t rows, std::size_t columns) {
+    return plane.shape(0) == rows && plane.shape(1) == columns &&
+           (plane.stride(1) == 1 || columns <= 1);
+  };
+  if (!fits(luma, height, width) || !fits(u, height / 2, width / 2) ||
+      !fits(v, height / 2, width / 2)) {
+    throw std::invalid_argument("planes: expected rows of the image's size, then of half of it");
+  }
+  const Isa& isa = find_isa(isa_name);
+  const nb::gil_scoped_release release;
+  isa.to_yuv420({bgr.data(), bgr.stride(0), static_cast<int>(height), static_cast<int>(width),
+                 luma.data(), u.data(), v.data(), luma.stride(0), u.stride(0), v.stride(0)});
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -218,6 +242,8 @@ NB_MODULE(_cpu, m) {
   m.def("blend", &blend, nb::arg("bgr").noconvert(), nb::arg("labels").noconvert(),
         nb::arg("colours").noconvert(), nb::arg("rest"), nb::arg("out").noconvert(),
         nb::arg("isa") = "");
+  m.def("to_yuv420", &to_yuv420, nb::arg("bgr").noconvert(), nb::arg("luma").noconvert(),
+        nb::arg("u").noconvert(), nb::arg("v").noconvert(), nb::arg("isa") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const Isa& isa : isas()) names.emplace_back(isa.name);

@@ -50,7 +50,7 @@ __device__ __forceinline__ bool is_aligned(const void* pointer, int bytes) {
 // --- preprocess -----------------------------------------------------------------------------------
 // OpenCV's INTER_LINEAR on uint8, to the bit: weights of 11 bits, rows first combined in integers
 // along x, then along y with four bits dropped. (Halving, which OpenCV does by the mean of four, comes
-// out alike.) Then value * scale + shift, each rounded to float32, as to_planes in pixels.cpp.
+// out alike.) Then value * scale + shift, each rounded to float32, as in preprocess.cpp.
 
 constexpr int kImageTileWidth = 64, kImageTileHeight = 16;
 

@@ -104,10 +104,11 @@ def resize_taps(inputs: int, outputs: int, *, is_column: bool) -> ResizeTaps:
     position = ((np.arange(outputs) + 0.5) * scale - 0.5).astype(np.float32)
     at = np.floor(position).astype(np.int64)
     rest: Float32 = position - at.astype(np.float32)
-    if is_column:  # beyond the image OpenCV drops the weight along x, reads the border twice along y
+    if is_column:
+        # Beyond the image OpenCV drops the weight along x and reads its border twice along y.
         rest[(at < 0) | (at >= inputs - 1)] = 0
-    weight0, weight1 = (np.rint(w * 2048).astype(np.int32) for w in (np.float32(1) - rest, rest))
-    return ResizeTaps(at.clip(0, inputs - 1), (at + 1).clip(0, inputs - 1), weight0, weight1)
+    weights = np.rint(np.stack((np.float32(1) - rest, rest)) * 2048).astype(np.int32)
+    return ResizeTaps(at.clip(0, inputs - 1), (at + 1).clip(0, inputs - 1), *weights)
 
 
 def resize(image: UInt8, size: tuple[int, int]) -> UInt8:
@@ -154,3 +155,22 @@ def blend(bgr: UInt8, labels: UInt8, palette: UInt8, opacity: float) -> UInt8:
     mixed = bgr.astype(np.float32) * np.float32(1.0 - opacity) + colours
     rounded: Float32 = np.clip(np.rint(mixed), 0, 255)
     return rounded.astype(np.uint8)
+
+
+LUMA_BGR, CHROMA_U_BGR, CHROMA_V_BGR = (
+    np.array(weights, np.int64)
+    for weights in ((3208, 16519, 8414), (14392, -9535, -4857), (-2340, -12052, 14392))
+)
+"""ITU-R BT.601, 2.5, limited range, of 2^15; grey has no chroma, so those sums are zero."""
+
+
+def to_yuv420(bgr: UInt8) -> tuple[UInt8, UInt8, UInt8]:
+    """(H, W, 3) of even sides to luma (H, W), U and V (H/2, W/2); see `rtseg.native.to_yuv420`."""
+    values = bgr.astype(np.int64)
+    luma = (values @ LUMA_BGR + (16 << 15) + (1 << 14)) >> 15
+    height, width = bgr.shape[:2]
+    sums = values.reshape(height // 2, 2, width // 2, 2, 3).sum(axis=(1, 3))
+    u, v = (
+        (sums @ weights + (128 << 17) + (1 << 16)) >> 17 for weights in (CHROMA_U_BGR, CHROMA_V_BGR)
+    )
+    return luma.astype(np.uint8), u.astype(np.uint8), v.astype(np.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -17,8 +18,11 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
+from rtseg import native
 from rtseg.errors import MissingDependencyError, SinkError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 
@@ -235,17 +239,20 @@ def _fit(picture: ImageBGR, size_hw: tuple[int, int]) -> ImageBGR:
 
 
 def _yuv(picture: ImageBGR) -> VideoFrame:
-    """The picture as 4:2:0, limited range BT.601, odd sides padded to even ones.
-
-    OpenCV's conversion takes 0.25 ms at 960x540 where swscale's takes 0.57, and is nearer to
-    the original after decoding (mean error 1.2 of 255 against 1.9).
-    """
+    """The picture as 4:2:0, limited range BT.601, odd sides padded to even ones."""
     height, width = picture.shape[:2]
     if height % 2 or width % 2:
         picture = np.asarray(
             cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8
         )
-    planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8)
-    video = VideoFrame.from_ndarray(planes, format="yuv420p")
+    video = VideoFrame(picture.shape[1], picture.shape[0], "yuv420p")
+    native.to_yuv420(picture, [_pixels(plane) for plane in video.planes])
     video.colorspace, video.color_range = _BT601, _LIMITED
     return video
+
+
+def _pixels(plane: VideoPlane) -> NDArray[np.uint8]:
+    """The plane's own memory, (height, width) uint8; its rows are padded."""
+    buffer: Any = plane  # PyAV types it without the buffer protocol that it has
+    rows = np.frombuffer(buffer, np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height, : plane.width]
