@@ -147,11 +147,11 @@ void combine_rows(const std::int16_t* __restrict__ upper, const std::int16_t* __
 }
 
 void resize(const PreprocessJob& job, std::int16_t* scratch) {
-  Resize resize{job, (std::uint8_t*)(scratch + 6 * job.width), false};
+  Resize state{job, (std::uint8_t*)(scratch + 6 * job.width), false};
   for (int x = 0; x + 1 < job.width; x += 2) {
-    if (job.columns.first[x + 1] - job.columns.first[x] > 3) resize.apart = true;
+    if (job.columns.first[x + 1] - job.columns.first[x] > 3) state.apart = true;
   }
-  lay_out_picks(resize);
+  lay_out_picks(state);
   const std::size_t plane = (std::size_t)job.height * job.width;
   std::int16_t* rows[2] = {scratch, scratch + 3 * job.width};
   int held[2] = {-1, -1};  // the source rows in `rows`
@@ -164,7 +164,7 @@ void resize(const PreprocessJob& job, std::int16_t* scratch) {
     }
     for (int k = 0; k < 2; ++k) {
       if (held[k] == wanted[k]) continue;
-      combine_columns(resize, job.bgr + wanted[k] * job.stride, rows[k]);
+      combine_columns(state, job.bgr + wanted[k] * job.stride, rows[k]);
       held[k] = wanted[k];
     }
     for (int c = 0; c < 3; ++c) {
