@@ -19,9 +19,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 LAYERS = (
     {"errors", "signals"},
     {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
-    {"native", "_hud", "metrics", "losses", "models", "data", "sink"},
+    {"native", "_hud", "metrics", "losses", "models", "data"},
     {"artifact", "objective", "plans", "precision"},
-    {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "source", "tally"},
+    {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "sink", "source", "tally"},
     {"calibration", "segmenter", "warm_start"},
     {"crf", "quantise", "tta"},
     {"importing"},
