@@ -35,7 +35,7 @@ from rtseg.source import GpuSource, Source, SourceInfo, open_source
 from rtseg.tally import Tally
 from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
-_WAITING = {"every": 4, "latest": 1}
+_WAITING = {"every": 2, "latest": 1}
 REQUESTS = {"every": 2, "latest": 1}
 """Frames before the engine, and in it at once: throughput for files, fresh masks for cameras."""
 
