@@ -36,8 +36,10 @@ from rtseg.tally import Tally
 from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
 _WAITING = {"every": 2, "latest": 1}
+_READY = {"every": 2, "latest": 0}
 REQUESTS = {"every": 2, "latest": 1}
-"""Frames before the engine, and in it at once: throughput for files, fresh masks for cameras."""
+"""Frames decoded, frames prepared, frames in the engine at once: throughput for files, fresh masks
+for cameras."""
 
 _STUCK_SECONDS = 2.0
 """How long a read may take to end by itself when a run stops."""
@@ -216,8 +218,8 @@ class Pipeline:
         self._waiting: BoundedQueue[Frame] = BoundedQueue(
             _WAITING[policy], drop_oldest=policy == "latest"
         )
-        # One more than the engine takes, so that its next frame is ready; but none for fresh masks.
-        depth = segmenter.engine.info.requests + (policy == "every")
+        # More than the engine takes, so that its next frames are ready; but none for fresh masks.
+        depth = segmenter.engine.info.requests + _READY[policy]
         self._in_flight: BoundedQueue[InFlight] = BoundedQueue(depth)
         self._free = threading.Semaphore(depth)
         self._stopping = threading.Event()
