@@ -24,6 +24,7 @@ def table(results: Path) -> str:
     rows = [
         *(row for path in sorted(results.glob("eval*.json")) for row in _accuracy(path)),
         *_pipeline(_read(results, "pipeline")),
+        *_pipeline(_read(results, "pipeline-synth")),
         *_pipeline(_read(results, "pipeline-drive")),
         *(_speed(_read(results, "speed")) if (results / "speed.json").exists() else ()),
         *_peers(_read(results, "peers")),
@@ -73,12 +74,13 @@ def _accuracy(path: Path) -> list[Row]:
 
 def _pipeline(record: Any) -> list[Row]:
     rows = []
+    source = "synthetic drive" if record["video"].startswith("synth") else "real street"
     for case, what in (("null", "masks"), ("save", "masks, overlay and H.264 file")):
         row = record["results"][case]
         height, width = row["source_size"]
         rows.append(
             (
-                f"video {height}×{width} to {what}, end to end",
+                f"{source} {height}×{width} to {what}, end to end",
                 f"{row['fps']:.0f} FPS: {row['of_engine']:.2f} of the engine alone, "
                 f"{row['of_bound']:.2f} of what two cores allow",
                 _command(record),
