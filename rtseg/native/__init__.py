@@ -56,14 +56,11 @@ def preprocess(
     """
     check_image(bgr)
     height, width = _check_size(size)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean, std: expected 3 numbers each, std > 0, got {mean}, {std}")
+    scale, shift = normalisation(mean, std)
     if out is None:
         out = np.empty((1, 3, height, width), np.float32)
     else:
         _check_out(out, (1, 3, height, width), np.float32)
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
     if _cpu is not None:
         if bgr.strides[1:] != (3, 1):  # rows may lie apart, pixels not
             bgr = np.ascontiguousarray(bgr)
@@ -77,6 +74,19 @@ def preprocess(
     for plane, target, a, b in zip(cv2.split(resized)[::-1], out[0], scale, shift, strict=True):
         cv2.addWeighted(plane, a, plane, 0, b, dst=target, dtype=cv2.CV_32F)
     return out
+
+
+def normalisation(
+    mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and shift, three numbers each, of values in 0..255: `value * scale + shift`.
+
+    Raises:
+        ValueError: not three numbers each, or a deviation that is not positive.
+    """
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean, std: expected 3 numbers each, std > 0, got {mean}, {std}")
+    return tuple(1 / (255 * s) for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True))
 
 
 def upsample_argmax(

@@ -241,7 +241,8 @@ class Kernels:
         """
         _check_pitch(src_pitch_bytes, 3 * src_hw[1])
         picture = (src, src_pitch_bytes, *_check_size(src_hw), dst, *_check_size(dst_hw))
-        arguments = (*picture, *_scales(src_hw, dst_hw), *_normalisation(mean, std))
+        scale, shift = native.normalisation(mean, std)
+        arguments = (*picture, *_scales(src_hw, dst_hw), *scale, *shift)
         name = f"preprocess_bgr_{_suffix(half)}"
         self._launch(name, _grid(dst_hw, IMAGE_TILE_HW), stream, arguments)
 
@@ -271,7 +272,8 @@ class Kernels:
         """
         _check_pitch(pitch_bytes, src_hw[1] + src_hw[1] % 2)
         picture = (y, uv, pitch_bytes, *_check_size(src_hw), dst, *_check_size(dst_hw))
-        numbers = (*_scales(src_hw, dst_hw), *_normalisation(mean, std))
+        scale, shift = native.normalisation(mean, std)
+        numbers = (*_scales(src_hw, dst_hw), *scale, *shift)
         arguments = (*picture, *numbers, *yuv_coefficients(full_range, matrix))
         name = f"preprocess_nv12_{_suffix(half)}"
         self._launch(name, _grid(dst_hw, IMAGE_TILE_HW), stream, arguments)
@@ -360,10 +362,3 @@ def _check_pitch(pitch_bytes: int, row_bytes: int) -> None:
 def _scales(src_hw: Size, dst_hw: Size) -> tuple[float, float]:
     """Source pixels per pixel along y and x, rounded twice as OpenCV does."""
     return 1.0 / (dst_hw[0] / src_hw[0]), 1.0 / (dst_hw[1] / src_hw[1])
-
-
-def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean, std: expected 3 numbers each, std > 0, got {mean}, {std}")
-    scale = (1 / (255 * s) for s in std)
-    return (*scale, *(-m / s for m, s in zip(mean, std, strict=True)))
