@@ -161,6 +161,7 @@ def _kernels(record: Any) -> list[Row]:
                 "opencv applyColorMap + addWeighted": "OpenCV",
             },
         ),
+        ("yuv420_to_bgr 540x960", {"opencv cvtColor": "OpenCV", "swscale": "swscale"}),
         ("to_yuv420 540x960", {"opencv cvtColor": "OpenCV", "swscale": "swscale"}),
     ):
         row = cases[case]

@@ -17,10 +17,12 @@ import av
 import cv2
 import numpy as np
 from _record import compare, write_record
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rtseg import native
 from rtseg.native import reference
+from rtseg.planes import planes_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Functions = dict[str, Callable[[], Any]]
@@ -154,6 +156,19 @@ def encoders(bgr: NDArray[np.uint8]) -> Functions:
     }
 
 
+def decoders(bgr: NDArray[np.uint8]) -> Functions:
+    """From a decoder's 4:2:0, BT.601, to BGR."""
+    frame = av.VideoFrame.from_ndarray(bgr, "bgr24").reformat(format="yuv420p")
+    planes = planes_of(frame)
+    stacked = np.concatenate([plane.reshape(-1) for plane in planes]).reshape(-1, bgr.shape[1])
+    out, swscale = np.empty_like(bgr), VideoReformatter()
+    return {
+        "rtseg": lambda: native.yuv420_to_bgr(planes, False, "bt601"),
+        "opencv cvtColor": lambda: cv2.cvtColor(stacked, cv2.COLOR_YUV2BGR_I420, dst=out),
+        "swscale": lambda: swscale.reformat(frame, format="bgr24", threads=1),
+    }
+
+
 def measure(case: str, functions: Functions, seconds: float, **facts: object) -> dict[str, Any]:
     """Times one case and prints its table; ratios are to ours."""
     rows = compare(functions, seconds)
@@ -194,6 +209,8 @@ def main() -> None:
         results.append(measure(f"blend {height}x{width}", blenders(bgr, labels), args.seconds / 2))
         case = f"count_labels {height}x{width}"
         results.append(measure(case, counters(labels), args.seconds / 2))
+        case = f"yuv420_to_bgr {height}x{width}"
+        results.append(measure(case, decoders(bgr), args.seconds / 2))
         case = f"to_yuv420 {height}x{width}"
         results.append(measure(case, encoders(bgr), args.seconds / 2))
     write_record(args.json, "kernels", results, backend=native.BACKEND, isa=native.ISAS[:1])

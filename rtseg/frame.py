@@ -14,6 +14,8 @@ ImageBGR = NDArray[np.uint8]
 """(H, W, 3) uint8, BGR, C-contiguous."""
 Labels = NDArray[np.uint8]
 """(H, W) uint8 class indices."""
+Matrix = Literal["bt601", "bt709"]
+"""The standard by which a video's luma and chroma were made of its colours."""
 
 
 def _got(array: object) -> str:
@@ -99,7 +101,7 @@ class NV12:
     pitch_bytes: int
     size_hw: tuple[int, int]
     full_range: bool
-    matrix: Literal["bt601", "bt709"]
+    matrix: Matrix
     to_bgr: Callable[[], ImageBGR]
 
 

@@ -21,7 +21,6 @@ from _fake_cuda import FakeDriver, FakeKernels, FakeMemory, FakeStream
 from numpy.typing import NDArray
 
 from rtseg.native import reference
-from rtseg.native.cuda import yuv_coefficients
 
 POISON = 0xAB
 FAILED = (
@@ -71,22 +70,12 @@ class Kernels(FakeKernels):
             luma = self._driver.read(y, pitch_bytes * height).reshape(height, -1)[:, :width]
             rows = self._driver.read(uv, pitch_bytes * height // 2).reshape(height // 2, -1)
             chroma = rows[:, :width].reshape(height // 2, width // 2, 2)
-            bgr = bgr_of(luma, chroma, yuv_coefficients(full_range, matrix))
+            planes = luma, chroma[..., 0], chroma[..., 1]
+            bgr = reference.yuv420_to_bgr(planes, full_range, matrix)
             image = reference.preprocess(bgr, dst_hw, mean, std)
             self._driver.write(dst, image.astype(np.float16) if half else image)
 
         stream.add(work)
-
-
-def bgr_of(
-    luma: NDArray[np.uint8], chroma: NDArray[np.uint8], coefficients: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 BGR."""
-    black, gain, red_v, green_u, green_v, blue_u = coefficients
-    u, v = np.moveaxis(chroma.repeat(2, 0).repeat(2, 1).astype(np.int64) - 128, -1, 0)
-    y = np.maximum(luma.astype(np.int64) - black, 0) * gain + (1 << 19)
-    bgr = np.stack([y + blue_u * u, y + green_u * u + green_v * v, y + red_v * v], -1) >> 20
-    return np.asarray(np.clip(bgr, 0, 255), np.uint8)
 
 
 class PacketData:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rtseg import native
+from rtseg.frame import Matrix
 from rtseg.native import reference
-from rtseg.native.cuda import Kernels, Matrix
+from rtseg.native.cuda import Kernels
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs g++")
 

@@ -18,7 +18,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 # From the bottom. A package stands for all its files; a new module needs a place here.
 LAYERS = (
     {"errors", "signals"},
-    {"config", "files", "frame", "machine", "plugins", "queues", "recipe", "timing"},
+    {"config", "files", "frame", "machine", "planes", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "metrics", "losses", "models", "data"},
     {"artifact", "objective", "plans", "precision"},
     {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "sink", "source", "tally"},

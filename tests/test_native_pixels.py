@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtseg import native
+from rtseg.frame import Matrix
 from rtseg.native import reference
 
 IMPLEMENTATIONS = ["numpy", *native.ISAS]
@@ -246,3 +247,77 @@ def test_yuv_refuses_wrong_arguments() -> None:
         native.to_yuv420(np.zeros((3, 4, 3), np.uint8), empty_planes(2, 4))
     with pytest.raises(ValueError, match="planes: expected"):
         native.to_yuv420(np.zeros((4, 4, 3), np.uint8), empty_planes(4, 6))
+
+
+# --- yuv420_to_bgr --------------------------------------------------------------------------------
+
+
+def random_planes(height: int, width: int, gap: int = 0) -> Planes:
+    rng = np.random.default_rng(width)
+    half = -(-height // 2), -(-width // 2)
+    sides = [(height, width), half, half]
+    return [rng.integers(0, 256, (h, w + gap), dtype=np.uint8)[:, :w] for h, w in sides]
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@settings(deadline=None, max_examples=80)
+@given(
+    size=st.tuples(st.integers(1, 9), WIDTHS),
+    gap=st.integers(0, 3),
+    full_range=st.booleans(),
+    matrix=st.sampled_from(["bt601", "bt709"]),
+)
+def test_colours_equal_the_reference(
+    name: str, size: tuple[int, int], gap: int, full_range: bool, matrix: Matrix
+) -> None:
+    planes = random_planes(*size, gap)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "numpy":
+            patch.setattr(native, "_cpu", None)
+        isa = "" if name == "numpy" else name
+        bgr = native.yuv420_to_bgr(planes, full_range, matrix, isa=isa)
+    np.testing.assert_array_equal(bgr, reference.yuv420_to_bgr(planes, full_range, matrix))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (36, 64), (10, 962)])
+def test_limited_bt601_is_that_of_opencv(shape: tuple[int, int]) -> None:
+    planes = random_planes(*shape)
+    stacked = np.concatenate([p.reshape(-1) for p in planes]).reshape(-1, shape[1])
+    expected = cv2.cvtColor(stacked, cv2.COLOR_YUV2BGR_I420)
+    np.testing.assert_array_equal(native.yuv420_to_bgr(planes, False, "bt601"), expected)
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize(
+    ("matrix", "kr", "kb"), [("bt601", 0.299, 0.114), ("bt709", 0.2126, 0.0722)]
+)
+def test_colours_come_back(full_range: bool, matrix: Matrix, kr: float, kb: float) -> None:
+    """By the standards' own definition: luma is a weighted sum, chroma what a channel has more."""
+    rgb = np.random.default_rng(0).random((16, 16, 3)).repeat(2, 0).repeat(2, 1)
+    luma = rgb @ (kr, 1 - kr - kb, kb)
+    blue, red = (rgb[..., 2] - luma) / (1 - kb) / 2, (rgb[..., 0] - luma) / (1 - kr) / 2
+    black, grey, colour = (0, 255, 255) if full_range else (16, 219, 224)
+    y = np.rint(black + grey * luma).astype(np.uint8)
+    u, v = (
+        np.clip(np.rint(128 + colour * c[::2, ::2]), 0, 255).astype(np.uint8) for c in (blue, red)
+    )
+    bgr = native.yuv420_to_bgr([y, u, v], full_range, matrix)
+    # Rounding Y, U and V to 8 bits moves a colour by up to two levels.
+    assert np.abs(bgr[..., ::-1] - 255 * rgb).max() < 2.7
+
+
+def test_colours_of_planes_that_are_views() -> None:
+    planes = random_planes(6, 8)
+    views = [np.repeat(p, 2, axis=1)[:, ::2] for p in planes]
+    bgr = native.yuv420_to_bgr(views, False, "bt709")
+    np.testing.assert_array_equal(bgr, native.yuv420_to_bgr(planes, False, "bt709"))
+
+
+def test_colours_refuse_wrong_arguments() -> None:
+    y, u, v = random_planes(5, 7)
+    with pytest.raises(ValueError, match=r"planes: expected U and V \(3, 4\) uint8"):
+        native.yuv420_to_bgr([y, u, v[:, :3]], False, "bt601")
+    with pytest.raises(ValueError, match="planes: expected U and V"):
+        native.yuv420_to_bgr([y, u.astype(np.int16), v], False, "bt601")
+    with pytest.raises(ValueError, match="expected bt601 or bt709, got bt2020"):
+        native.yuv420_to_bgr([y, u, v], False, "bt2020")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The kernels around a network: preprocess, upsample_argmax, count_labels, blend; pure functions.
+"""The kernels around a network, from a decoder's picture to an encoder's; pure functions.
 
 `reference.py` is the truth, `_cpu` the compiled version, and this module checks the arguments and
 picks. Without the compiled extension everything still works, slower: OpenCV resizes and blends.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import check_image, check_labels
+from rtseg.frame import Matrix, check_image, check_labels
 from rtseg.native import reference
 
 # Absent after an installation without a C++ compiler; one that is there but does not load raises.
@@ -26,6 +26,43 @@ BACKEND: str = "numpy" if _cpu is None else "c++"
 """What runs `upsample_argmax`: "c++", or "numpy" where the package was installed without it."""
 ISAS: tuple[str, ...] = () if _cpu is None else tuple(_cpu.isas())
 """Instruction sets this processor and build share, the one in use first; empty for "numpy"."""
+
+
+def yuv420_to_bgr(
+    planes: Sequence[NDArray[np.uint8]], full_range: bool, matrix: Matrix, *, isa: str = ""
+) -> NDArray[np.uint8]:
+    """The colours of a decoder's picture, the same on a CPU as in the CUDA kernels.
+
+    Args:
+        planes: luma (H, W), U and V (ceil(H / 2), ceil(W / 2)), uint8; their rows may lie apart.
+            Chroma counts alike for its 2 x 2 pixels.
+        full_range: luma covers 0..255, not 16..235.
+        matrix: the standard of the colours.
+        isa: as in `upsample_argmax`.
+
+    Returns:
+        (H, W, 3) uint8 BGR, C-contiguous, new; for limited BT.601 as `cv2.COLOR_YUV2BGR_I420`, bit
+        by bit.
+
+    Raises:
+        ValueError: a plane of another shape or type, or an unknown standard.
+    """
+    y, u, v = planes
+    height, width = check_labels(y).shape
+    half = -(-height // 2), -(-width // 2)
+    if u.shape != half or v.shape != half or u.dtype != np.uint8 or v.dtype != np.uint8:
+        raise ValueError(f"planes: expected U and V {half} uint8, got {u.shape} and {v.shape}")
+    if matrix not in get_args(Matrix):
+        raise ValueError(f"matrix: expected {' or '.join(get_args(Matrix))}, got {matrix}")
+    if _cpu is not None:
+        bgr = np.empty((height, width, 3), np.uint8)
+        rows = [p if p.strides[1] == 1 else np.ascontiguousarray(p) for p in planes]
+        _cpu.yuv420_to_bgr(*rows, reference.yuv_coefficients(full_range, matrix), bgr, isa)
+        return bgr
+    if height % 2 == width % 2 == 0 and not full_range and matrix == "bt601":
+        i420 = np.concatenate([p.reshape(-1) for p in planes]).reshape(-1, width)
+        return np.asarray(cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), np.uint8)
+    return reference.yuv420_to_bgr(planes, full_range, matrix)
 
 
 def preprocess(

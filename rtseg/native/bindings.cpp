@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -32,10 +33,12 @@ struct Isa {
   rtseg::Blend blend;
   rtseg::CountLabels count_labels;
   rtseg::ToYuv420 to_yuv420;
+  rtseg::YuvToBgr yuv420_to_bgr;
 };
 #define RTSEG_ISA_ENTRY(isa)                                                                  \
   {#isa, rtseg::isa::scratch_bytes, rtseg::isa::upsample_argmax, rtseg::isa::preprocess,       \
-   rtseg::isa::blend, rtseg::isa::count_labels, rtseg::isa::to_yuv420}
+   rtseg::isa::blend, rtseg::isa::count_labels, rtseg::isa::to_yuv420,                \
+   rtseg::isa::yuv420_to_bgr}
 
 // Those this processor has, best first.
 std::vector<Isa> available() {
@@ -191,11 +194,11 @@ void count_labels(const Labels& labels, const Counts& counts, const std::string&
 }
 
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using Bgr = nb::ndarray<std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using Colours = nb::ndarray<const float, nb::shape<256, 4>, nb::c_contig, nb::device::cpu>;
-using Picture = nb::ndarray<std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 
 void blend(const Pixels& bgr, const Labels& labels, const Colours& colours, float rest,
-           const Picture& out, const std::string& isa_name) {
+           const Bgr& out, const std::string& isa_name) {
   const auto fits = [&](const auto& other) {
     return other.shape(0) == bgr.shape(0) && other.shape(1) == bgr.shape(1);
   };
@@ -207,18 +210,39 @@ void blend(const Pixels& bgr, const Labels& labels, const Colours& colours, floa
   isa.blend(bgr.data(), labels.data(), colours.data(), rest, labels.size(), out.data());
 }
 
-using Plane = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::device::cpu>;
+using Plane = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
+using OutPlane = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::device::cpu>;
 
-void to_yuv420(const Pixels& bgr, const Plane& luma, const Plane& u, const Plane& v,
+// Whether a plane has this size, and the pixels of a row side by side.
+template <class Plane>
+bool fits(const Plane& plane, std::size_t rows, std::size_t columns) {
+  return plane.shape(0) == rows && plane.shape(1) == columns &&
+         (plane.stride(1) == 1 || columns <= 1);
+}
+
+void yuv420_to_bgr(const Plane& y, const Plane& u, const Plane& v,
+                   const std::tuple<int, int, int, int, int, int>& coefficients, const Bgr& bgr,
+                   const std::string& isa_name) {
+  const std::size_t height = bgr.shape(0), width = bgr.shape(1);
+  if (!fits(y, height, width) || !fits(u, (height + 1) / 2, (width + 1) / 2) ||
+      !fits(v, (height + 1) / 2, (width + 1) / 2)) {
+    throw std::invalid_argument("planes: expected rows of the image's size, then of half of it");
+  }
+  const auto [black, luma, red_v, green_u, green_v, blue_u] = coefficients;
+  const Isa& isa = find_isa(isa_name);
+  const nb::gil_scoped_release release;
+  isa.yuv420_to_bgr({y.data(), u.data(), v.data(), y.stride(0), u.stride(0), v.stride(0),
+                     static_cast<int>(height), static_cast<int>(width), black, luma, red_v,
+                     green_u, green_v, blue_u},
+                    bgr.data());
+}
+
+void to_yuv420(const Pixels& bgr, const OutPlane& luma, const OutPlane& u, const OutPlane& v,
                const std::string& isa_name) {
   const std::size_t height = bgr.shape(0), width = bgr.shape(1);
   if (height % 2 != 0 || width % 2 != 0) {
     throw std::invalid_argument("bgr: expected an even height and width");
   }
-  const auto fits = [](const Plane& plane, std::size_t rows, std::size_t columns) {
-    return plane.shape(0) == rows && plane.shape(1) == columns &&
-           (plane.stride(1) == 1 || columns <= 1);
-  };
   if (!fits(luma, height, width) || !fits(u, height / 2, width / 2) ||
       !fits(v, height / 2, width / 2)) {
     throw std::invalid_argument("planes: expected rows of the image's size, then of half of it");
@@ -237,6 +261,9 @@ NB_MODULE(_cpu, m) {
         nb::arg("isa") = "");
   m.def("preprocess", &preprocess, nb::arg("bgr").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("shift").noconvert(), nb::arg("planes").noconvert(), nb::arg("isa") = "");
+  m.def("yuv420_to_bgr", &yuv420_to_bgr, nb::arg("y").noconvert(), nb::arg("u").noconvert(),
+        nb::arg("v").noconvert(), nb::arg("coefficients"), nb::arg("bgr").noconvert(),
+        nb::arg("isa") = "");
   m.def("count_labels", &count_labels, nb::arg("labels").noconvert(),
         nb::arg("counts").noconvert(), nb::arg("isa") = "");
   m.def("blend", &blend, nb::arg("bgr").noconvert(), nb::arg("labels").noconvert(),

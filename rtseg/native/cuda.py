@@ -21,11 +21,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rtseg import native
 from rtseg.errors import EngineError, MissingDependencyError
 from rtseg.files import user_cache
+from rtseg.frame import Matrix
+from rtseg.native.reference import yuv_coefficients
 
 # As in the .cuh files.
 THREADS = 256
@@ -49,7 +51,6 @@ NVCC_FLAGS = ("-O3", "-std=c++17", "-fmad=false")
 SOURCES = ("kernels.cu", "kernels.cuh", "upsample_argmax.cuh")
 
 Size = tuple[int, int]
-Matrix = Literal["bt601", "bt709"]
 
 
 def load_module() -> Any:
@@ -158,22 +159,6 @@ def compile_kernels(
     except OSError as error:
         raise EngineError(f"the CUDA kernels cannot be compiled: {error}") from error
     return target
-
-
-def yuv_coefficients(full_range: bool, matrix: Matrix) -> tuple[int, int, int, int, int, int]:
-    """Black level, then of 2^20: luma, V in red, U and V in green, U in blue.
-
-    ITU-R BT.601 and BT.709. Limited BT.601 has the three decimals of `cv2.cvtColor`, to equal it.
-    """
-    if matrix == "bt601" and not full_range:
-        return 16, 1220542, 1673527, -409993, -852492, 2116026
-    kr, kb = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}[matrix]
-    kg = 1 - kr - kb
-    luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
-    red_v, blue_u = 2 * (1 - kr) * chroma, 2 * (1 - kb) * chroma
-    values = (luma, red_v, -blue_u * kb / kg, -red_v * kr / kg, blue_u)
-    a, b, c, d, e = (round(value * 2**20) for value in values)
-    return 0 if full_range else 16, a, b, c, d, e
 
 
 class PrimaryContext:

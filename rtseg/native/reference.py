@@ -1,8 +1,7 @@
 """The kernels in plain NumPy: what every faster version must reproduce.
 
-`upsample_argmax` and `count_labels` are reproduced bit by bit, `preprocess` within
-`PREPROCESS_ATOL`, `blend` bit by bit where it is compiled, and else within one level where float32
-falls on a half.
+All are reproduced bit by bit, but `preprocess` within `PREPROCESS_ATOL`; and `blend`, where it is
+not compiled, within one level where float32 falls on a half.
 Arguments are taken as valid; `rtseg.native` checks them.
 """
 
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rtseg.frame import Matrix
 
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
@@ -174,3 +175,33 @@ def to_yuv420(bgr: UInt8) -> tuple[UInt8, UInt8, UInt8]:
         (sums @ weights + (128 << 17) + (1 << 16)) >> 17 for weights in (CHROMA_U_BGR, CHROMA_V_BGR)
     )
     return luma.astype(np.uint8), u.astype(np.uint8), v.astype(np.uint8)
+
+
+def yuv_coefficients(full_range: bool, matrix: Matrix) -> tuple[int, int, int, int, int, int]:
+    """Black level, then of 2^20: luma, V in red, U and V in green, U in blue.
+
+    ITU-R BT.601 and BT.709. Limited BT.601 has the three decimals of `cv2.cvtColor`, to equal it.
+    """
+    if matrix == "bt601" and not full_range:
+        return 16, 1220542, 1673527, -409993, -852492, 2116026
+    kr, kb = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}[matrix]
+    kg = 1 - kr - kb
+    luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
+    red_v, blue_u = 2 * (1 - kr) * chroma, 2 * (1 - kb) * chroma
+    values = (luma, red_v, -blue_u * kb / kg, -red_v * kr / kg, blue_u)
+    a, b, c, d, e = (round(value * 2**20) for value in values)
+    return 0 if full_range else 16, a, b, c, d, e
+
+
+def yuv420_to_bgr(planes: Sequence[UInt8], full_range: bool, matrix: Matrix) -> UInt8:
+    """Luma (H, W) and chroma of half its size to (H, W, 3); see `rtseg.native.yuv420_to_bgr`."""
+    y, u, v = planes
+    black, luma, red_v, green_u, green_v, blue_u = yuv_coefficients(full_range, matrix)
+    grey = np.maximum(y.astype(np.int32) - black, 0) * luma + (1 << 19)
+    low_u, low_v = u.astype(np.int32) - 128, v.astype(np.int32) - 128
+    bgr = np.empty((*y.shape, 3), np.uint8)
+    terms = low_u * blue_u, low_u * green_u + low_v * green_v, low_v * red_v
+    for channel, term in enumerate(terms):
+        wide = term.repeat(2, axis=0).repeat(2, axis=1)[: y.shape[0], : y.shape[1]]
+        bgr[..., channel] = ((grey + wide) >> 20).clip(0, 255)
+    return bgr

@@ -1,4 +1,4 @@
-// BGR to 4:2:0 for the video encoder: BT.601, limited range.
+// From a decoder's 4:2:0 to BGR, and from BGR to 4:2:0 for the video encoder (BT.601, limited range).
 //
 // yuv.cpp is compiled once per instruction set, like upsample_argmax.cpp.
 #pragma once
@@ -18,6 +18,16 @@ constexpr YuvWeights kChromaV = {-2340, -12052, 14392};
 constexpr int kLumaOffset = (16 << 15) + (1 << 14);     // black, and half a level to round
 constexpr int kChromaOffset = (128 << 17) + (1 << 16);  // the same for sums of four pixels
 
+struct YuvPicture {
+  const std::uint8_t *y, *u, *v;  // (height, width), and half of it, rounded up
+  std::ptrdiff_t y_stride, u_stride, v_stride;
+  int height, width;
+  int black, luma, red_v, green_u, green_v, blue_u;  // reference.yuv_coefficients
+};
+
+// (height, width, 3) uint8 BGR.
+using YuvToBgr = void (*)(const YuvPicture&, std::uint8_t* bgr);
+
 struct YuvJob {
   const std::uint8_t* bgr;  // (height, width, 3), both even
   std::ptrdiff_t stride;    // bytes from row to row, of all four
@@ -31,6 +41,7 @@ using ToYuv420 = void (*)(const YuvJob&);
 #define RTSEG_DECLARE_YUV(isa)      \
   namespace isa {                   \
   void to_yuv420(const YuvJob&);    \
+  void yuv420_to_bgr(const YuvPicture&, std::uint8_t* bgr); \
   }
 RTSEG_DECLARE_YUV(baseline)
 RTSEG_DECLARE_YUV(avx2)

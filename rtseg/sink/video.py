@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -18,13 +17,12 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from rtseg import native
 from rtseg.errors import MissingDependencyError, SinkError
 from rtseg.frame import Frame, ImageBGR, LabelMap
+from rtseg.planes import planes_of
 
 EXTENSIONS = (".mp4", ".m4v", ".mov")
 TICKS = 90_000
@@ -252,13 +250,6 @@ def _yuv(picture: ImageBGR) -> VideoFrame:
             cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8
         )
     video = VideoFrame(picture.shape[1], picture.shape[0], "yuv420p")
-    native.to_yuv420(picture, [_pixels(plane) for plane in video.planes])
+    native.to_yuv420(picture, planes_of(video))
     video.colorspace, video.color_range = _BT601, _LIMITED
     return video
-
-
-def _pixels(plane: VideoPlane) -> NDArray[np.uint8]:
-    """The plane's own memory, (height, width) uint8; its rows are padded."""
-    buffer: Any = plane  # PyAV types it without the buffer protocol that it has
-    rows = np.frombuffer(buffer, np.uint8).reshape(-1, plane.line_size)
-    return rows[: plane.height, : plane.width]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from av.bitstream import BitStreamFilterContext
@@ -24,8 +24,10 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from rtseg.frame import NV12, ImageBGR
+from rtseg import native
+from rtseg.frame import NV12, ImageBGR, Matrix
 from rtseg.native.cuda import PrimaryContext
+from rtseg.source._colours import colours_of
 
 # By the names of FFmpeg's decoders: the library's name, and the filters that turn packets of a
 # container into the stream that it expects, with the parameter sets before every key frame.
@@ -39,10 +41,6 @@ _CODECS = {
     "libdav1d": ("AV1", ""),
     "libaom-av1": ("AV1", ""),
 }
-_FORMATS = ("yuv420p", "yuvj420p")
-_MATRICES: dict[int, Literal["bt601", "bt709"]] = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
-"""By FFmpeg's AVColorSpace; where a stream does not say, FFmpeg takes BT.601 as well."""
-_FULL_RANGE = 2
 _WAITING_MAX = 256
 _PATIENCE_PACKETS = 64
 
@@ -72,8 +70,7 @@ def takes(stream: VideoStream, first: VideoFrame) -> bool:
     """
     return (
         stream.codec_context.name in _CODECS
-        and first.format.name in _FORMATS
-        and first.colorspace in _MATRICES
+        and colours_of(first) is not None
         and first.width % 2 == first.height % 2 == 0
         and not first.interlaced_frame
     )
@@ -119,9 +116,9 @@ class Decoder:
     def __init__(self, stream: VideoStream, first: VideoFrame, ordinal: int, live: bool) -> None:
         self._library, cuda = _load()
         codec, filters = _CODECS[stream.codec_context.name]
-        self._matrix = _MATRICES[first.colorspace]
-        self._full_range = first.color_range == _FULL_RANGE or first.format.name == "yuvj420p"
-        self._colours = first.colorspace, first.color_range
+        colours = colours_of(first)
+        assert colours is not None, "see `takes`"
+        self._colours = colours
         self._filters = BitStreamFilterContext(filters, stream) if filters else None
         self._live, self._joined, self._broken = live, not live, False
         self.shown, self._given = False, 0
@@ -232,13 +229,14 @@ class Decoder:
         block = memory.block((height, width), pitch, self._colours)
         memory.copy(block.address, luma.dataptr, pitch * height)
         memory.copy(block.address + pitch * height, chroma.dataptr, pitch * height // 2)
+        full_range, matrix = self._colours
         return NV12(
             y=block.address,
             uv=block.address + pitch * height,
             pitch_bytes=pitch,
             size_hw=(height, width),
-            full_range=self._full_range,
-            matrix=self._matrix,
+            full_range=full_range,
+            matrix=matrix,
             to_bgr=block.to_bgr,
         )
 
@@ -273,7 +271,7 @@ class _Memory:
         """See `PrimaryContext.current`."""
         return self._context.current()
 
-    def block(self, size_hw: tuple[int, int], pitch: int, colours: tuple[int, int]) -> _Block:
+    def block(self, size_hw: tuple[int, int], pitch: int, colours: tuple[bool, Matrix]) -> _Block:
         """Room for one NV12 picture; inside `current`."""
         nbytes = pitch * size_hw[0] * 3 // 2
         memory = None
@@ -330,7 +328,7 @@ class _Block:
         allocation: Any,
         size_hw: tuple[int, int],
         pitch: int,
-        colours: tuple[int, int],
+        colours: tuple[bool, Matrix],
     ) -> None:
         self.address = int(allocation)
         self._memory, self._size_hw, self._pitch = memory, size_hw, pitch
@@ -339,16 +337,12 @@ class _Block:
         weakref.finalize(self, memory.give_back, nbytes, allocation).atexit = False
 
     def to_bgr(self) -> ImageBGR:
-        """(H, W, 3) uint8 BGR, equal to what FFmpeg makes of the picture on the CPU."""
+        """(H, W, 3) uint8 BGR, equal to that of the same picture decoded on the CPU."""
         height, width = self._size_hw
-        rows = height * 3 // 2
-        data = self._memory.download(self.address, self._pitch * rows)
-        planes = np.ascontiguousarray(data.reshape(rows, self._pitch)[:, :width])
-        picture = VideoFrame.from_ndarray(planes, format="nv12")
-        picture.colorspace, picture.color_range = self._colours
-        # By way of three planes: from NV12 itself swscale rounds colours in another way.
-        planar = picture.reformat(format="yuv420p", threads=1)
-        return np.asarray(planar.reformat(format="bgr24", threads=1).to_ndarray(), np.uint8)
+        data = self._memory.download(self.address, self._pitch * height * 3 // 2)
+        rows = data.reshape(-1, self._pitch)[:, :width]
+        chroma = rows[height:].reshape(height // 2, width // 2, 2)
+        return native.yuv420_to_bgr((rows[:height], chroma[..., 0], chroma[..., 1]), *self._colours)
 
 
 def _load() -> tuple[ModuleType, Any]:

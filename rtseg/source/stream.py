@@ -18,8 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from rtseg.errors import SourceError, StreamLostError
-from rtseg.frame import Frame, GpuFrame, ImageBGR
+from rtseg.frame import Frame, GpuFrame
 from rtseg.source import SourceInfo, _nvdec
+from rtseg.source._colours import bgr_of
 from rtseg.source._demux import SCHEMES, Input, Picture, reason_of, scheme_of, short_name
 
 RECONNECT_S = 30.0
@@ -202,9 +203,11 @@ class StreamSource:
         arrived = self._arrived if self.info.live else time.monotonic()
         if isinstance(picture, _nvdec.Picture):
             return GpuFrame(picture.surface, index, pts_s, arrived)
-        # threads=1: swscale's own threads cost more CPU than they save at video sizes.
-        bgr = self._reformatter.reformat(picture, format="bgr24", threads=1)
-        image: ImageBGR = np.ascontiguousarray(bgr.to_ndarray(), dtype=np.uint8)
+        image = bgr_of(picture)
+        if image is None:
+            # threads=1: swscale's own threads cost more CPU than they save at video sizes.
+            bgr = self._reformatter.reformat(picture, format="bgr24", threads=1)
+            image = np.ascontiguousarray(bgr.to_ndarray(), dtype=np.uint8)
         if self._transpose:
             image = np.asarray(cv2.transpose(image), np.uint8)
         if self._flip is not None:

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 
 from rtseg.errors import SourceError, StreamLostError
+from rtseg.frame import Matrix
+from rtseg.native import reference
+from rtseg.planes import planes_of
 from rtseg.source import open_source, stream
 
 DRIVE = Path(__file__).parents[2] / "../shared/data/video/solidWhiteRight.mp4"
@@ -150,6 +153,22 @@ def test_colours(tmp_path: Path, matrix: int, color_range: int, pix_fmt: str) ->
     for frame in open_source(str(path)):
         error = np.abs(frame.image - picture(frame.index, 64, 96).astype(int)).mean()
         assert error < COLOUR_TOLERANCE
+
+
+@pytest.mark.parametrize("matrix", [MATRIX_BT601, MATRIX_BT709])
+@pytest.mark.parametrize("color_range", [RANGE_LIMITED, RANGE_FULL])
+def test_colours_are_those_of_the_kernels(tmp_path: Path, matrix: int, color_range: int) -> None:
+    """To the bit, and so the same as from a GPU's decoder; swscale rounds more coarsely."""
+    path = write_video(tmp_path / "c.mp4", frames=3, matrix=matrix, color_range=color_range)
+    standard: Matrix = "bt709" if matrix == MATRIX_BT709 else "bt601"
+    with av.open(str(path)) as container:
+        pictures = list(container.decode(video=0))
+    for frame, picture in zip(open_source(str(path)), pictures, strict=True):
+        planes = planes_of(picture)
+        expected = reference.yuv420_to_bgr(planes, color_range == RANGE_FULL, standard)
+        np.testing.assert_array_equal(frame.image, expected)
+        swscale = picture.to_ndarray(format="bgr24").astype(int)
+        assert np.abs(frame.image - swscale).max() <= 3
 
 
 @pytest.mark.parametrize("size_hw", [(63, 97), (64, 97), (63, 96), (1, 1), (2, 3)])
