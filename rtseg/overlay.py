@@ -108,6 +108,8 @@ class Renderer:
         self._unlabelled = [*range(len(classes), 256), classes.ignore_index]
         self._line_map = self._colour_map.copy()
         self._line_map[self._unlabelled] = _OUTLINE_BGR
+        self._unlabelled_lut = np.zeros(256, np.uint8)
+        self._unlabelled_lut[self._unlabelled] = 255
         self._keep_lut = np.zeros(256, np.uint8)
         self._keep_lut[list(self.effect.classes)] = 255
         self._hud = Hud(classes, title, self.effect.classes or None) if hud else None
@@ -195,11 +197,7 @@ class Renderer:
             return
         # The table's entry for no class is black and would darken the image: put it back.
         unlabelled = self._buffer("unlabelled", labels.shape)
-        cv2.threshold(labels, len(self._classes) - 1, 255, cv2.THRESH_BINARY, dst=unlabelled)
-        ignore = self._classes.ignore_index
-        if ignore < len(self._classes):
-            same = cv2.inRange(labels, ignore, ignore, dst=self._buffer("same", labels.shape))
-            cv2.bitwise_or(unlabelled, same, dst=unlabelled)
+        cv2.LUT(labels, self._unlabelled_lut, dst=unlabelled)
         if unlabelled.any():
             cv2.copyTo(image, unlabelled, out)
 
