@@ -59,11 +59,16 @@ def _encode(uri: str, path: Path) -> None:
 
 
 def open_segmenter(
-    model: str, engine: str = "auto", precision: str = "auto", size: str = "auto"
+    model: str,
+    engine: str = "auto",
+    precision: str = "auto",
+    size: str = "auto",
+    *,
+    policy: str = "every",
 ) -> Segmenter:
-    """A model on an engine; the caller closes it."""
+    """A model on an engine, made for a policy; the caller closes it."""
     file = load_model(model)
-    opened = open_engine(file, engine, precision, requests=REQUESTS["every"])
+    opened = open_engine(file, engine, precision, requests=REQUESTS[policy])
     return Segmenter(file, opened, size=parse_size(size))
 
 

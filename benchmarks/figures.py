@@ -26,6 +26,7 @@ def table(results: Path) -> str:
         *_pipeline(_read(results, "pipeline")),
         *_pipeline(_read(results, "pipeline-synth")),
         *_pipeline(_read(results, "pipeline-drive")),
+        *(_live(_read(results, "live")) if (results / "live.json").exists() else ()),
         *(_speed(_read(results, "speed")) if (results / "speed.json").exists() else ()),
         *_peers(_read(results, "peers")),
         *_kernels(_read(results, "kernels")),
@@ -83,6 +84,22 @@ def _pipeline(record: Any) -> list[Row]:
                 f"{source} {height}×{width} to {what}, end to end",
                 f"{row['fps']:.0f} FPS: {row['of_engine']:.2f} of the engine alone, "
                 f"{row['of_bound']:.2f} of what two cores allow",
+                _command(record),
+            )
+        )
+    return rows
+
+
+def _live(record: Any) -> list[Row]:
+    rows = []
+    for row in record["results"]:
+        height, width = row["source_size"]
+        age, engine_ms = row["mask_age_ms"], row["engine_ms"]
+        rows.append(
+            (
+                f"mask age, live H.264 {height}×{width} at {row['sent_fps']:g} FPS",
+                f"p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms, {row['fps']:.0f} FPS of masks "
+                f"(the engine alone: {engine_ms:.0f} ms a frame)",
                 _command(record),
             )
         )

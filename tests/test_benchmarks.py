@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_pipeline(tiny_path: Path, tmp_path: Path) -> None:
         assert row["frames"] == 8
         assert len(row["rounds"]) == 2
     assert {"render", "encode"} <= record["results"]["save"]["stages"].keys()
+
+
+@pytest.mark.slow
+def test_live(tiny_path: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    record = run_script(
+        "live.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "30",
+        "--rates", "20,40", "--seconds", "1", "--port", str(port), directory=tmp_path,
+    )  # fmt: skip
+    rows = record["results"]
+    assert [row["sent_fps"] for row in rows] == [20, 40]
+    for row in rows:
+        assert 0 < row["frames_out"] + row["frames_dropped"] <= row["frames_in"]
+        assert 0 < row["mask_age_ms"]["p50"] <= row["mask_age_ms"]["p99"]
+        assert row["engine_ms"] > 0
+    (first, _) = figures_module()._live(record)
+    assert "at 20 FPS" in first[0]
+    assert f"p99 {rows[0]['mask_age_ms']['p99']:.0f} ms" in first[1]
 
 
 @pytest.mark.slow
