@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rtseg.errors import RtsegError
     from rtseg.frame import ClassTable, Frame, LabelMap
-    from rtseg.pipeline import run
+    from rtseg.runner import run
     from rtseg.segmenter import Segmenter, load
     from rtseg.timing import RunReport
 
@@ -30,7 +30,7 @@ _PUBLIC = {
     "RunReport": "rtseg.timing",
     "Segmenter": "rtseg.segmenter",
     "load": "rtseg.segmenter",
-    "run": "rtseg.pipeline",
+    "run": "rtseg.runner",
 }
 
 __all__ = [

@@ -8,6 +8,7 @@ add per panel. Drawing never decides what a pixel's class is.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -294,7 +295,7 @@ class Hud:
                 self._key, self._line_min_px = key, 0
                 self._line_key = self._legend_key = None
             self._refreshed_pts = pts_seconds
-            self._refresh_line(layout, fps, mask_age_ms)
+            self._refresh_line(layout, width=picture.shape[1], fps=fps, mask_age_ms=mask_age_ms)
             self._refresh_legend(layout, height)
         self._place(picture, layout, legend_left)
 
@@ -319,7 +320,9 @@ class Hud:
             self._legend_key = key
             self._legend_panel = self._legend.draw(self._rows, layout, round(0.55 * height))
 
-    def _refresh_line(self, layout: _Layout, fps: float | None, mask_age_ms: float | None) -> None:
+    def _refresh_line(
+        self, layout: _Layout, *, width: int, fps: float | None, mask_age_ms: float | None
+    ) -> None:
         words: list[tuple[str, str]] = []  # bright value, soft unit
         if fps is not None:
             words.append((f"{fps:.0f}" if fps >= 20 else f"{fps:.1f}", "FPS"))
@@ -332,29 +335,40 @@ class Hud:
         if words == self._line_key:
             return
         self._line_key = words
-        if not words:
-            self._line_panel = None
+        self._line_panel = None
+        pieces, right = _line(words, layout)
+        if right + 2 * layout.margin_px > width and self._title:  # figures before names
+            pieces, right = _line(words[:-1], layout)
+        if not pieces:
             return
         cap, pad = layout.cap_px, layout.pad_px
-        space, gap = round(0.5 * cap), round(1.3 * cap)
-        pieces: list[tuple[Mask, int, tuple[int, int, int]]] = []
-        x = pad
-        for value, unit in words:
-            slack = 0
-            if value:
-                mask = text_mask(value, cap)
-                pieces.append((mask, x, _BRIGHT_BGR))
-                x += mask.shape[1] + space
-                # Room for three digits: what follows stands still as numbers change.
-                slack = max(0, text_mask("000", cap).shape[1] - mask.shape[1])
-            mask = text_mask(unit, cap)
-            pieces.append((mask, x, _SOFT_BGR))
-            x += mask.shape[1] + gap + slack
-        self._line_min_px = max(self._line_min_px, x - gap + pad)
+        self._line_min_px = max(self._line_min_px, right)
         panel = _Sketch(2 * pad + cap, self._line_min_px, round(0.7 * cap))
         for mask, left, colour in pieces:
             panel.draw(mask, pad - (cap * 3 // 2 - cap), left, colour)
         self._line_panel = panel.finish()
+
+
+def _line(
+    words: Sequence[tuple[str, str]], layout: _Layout
+) -> tuple[list[tuple[Mask, int, tuple[int, int, int]]], int]:
+    """The words side by side: masks, left edges, colours; and the width of their panel, pixels."""
+    cap, pad = layout.cap_px, layout.pad_px
+    space, gap = round(0.5 * cap), round(1.3 * cap)
+    pieces: list[tuple[Mask, int, tuple[int, int, int]]] = []
+    x = pad
+    for value, unit in words:
+        slack = 0
+        if value:
+            mask = text_mask(value, cap)
+            pieces.append((mask, x, _BRIGHT_BGR))
+            x += mask.shape[1] + space
+            # Room for three digits: what follows stands still as numbers change.
+            slack = max(0, text_mask("000", cap).shape[1] - mask.shape[1])
+        mask = text_mask(unit, cap)
+        pieces.append((mask, x, _SOFT_BGR))
+        x += mask.shape[1] + gap + slack
+    return pieces, x - gap + pad
 
 
 def _shorten(name: str) -> str:

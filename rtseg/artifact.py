@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rtseg.config import check_triple
 from rtseg.errors import ModelError
 from rtseg.frame import ClassTable, default_palette
 from rtseg.models._catalogue import names
@@ -175,22 +176,31 @@ def load_model(
     Args:
         name_or_path: a shipped name such as "street-m", or a path.
         classes_file: JSON {"names": [...], "palette": [[r, g, b], ...], "ignore_index": n}, or a
-            text file with one class name per line; with `mean` and `std` it replaces a
-            missing contract.
+            text file with one class name per line; with `mean` and `std` (R, G, B, of pixels in
+            0..1) it replaces a missing contract.
 
     Raises:
-        ModelError: missing, truncated or not ONNX; no contract; or a graph that does not fit it.
+        ModelError: missing, truncated or not ONNX; no contract, or one more than the file's own; or
+            a graph that does not fit it.
+        ConfigError: a mean or deviation that cannot be one.
     """
     path = find_model(name_or_path)
+    mean, std = check_triple(mean, "mean"), check_triple(std, "std")
     graph = _read_graph(path)
     metadata = dict(graph.metadata)
     try:
         contract = Contract.from_metadata(metadata)
+        if any(value is not None for value in (classes_file, mean, std)):
+            raise ModelError(
+                f"{path}: the file has a preprocess contract of its own (see `rtseg inspect`): "
+                "leave out --classes, --mean and --std"
+            )
     except KeyError as error:
         if classes_file is None or mean is None or std is None:
             raise ModelError(
                 f"{path}: no preprocess contract in the file (rtseg.{error.args[0]} is missing): "
-                "give --classes FILE, --mean and --std, or export it with `rtseg export`"
+                "give --classes FILE, --mean and --std (in Python classes_file, mean and std), or "
+                "export it with `rtseg export`"
             ) from error
         contract = Contract(path.stem, read_classes(classes_file), mean, std)
     except (ValueError, TypeError, AttributeError) as error:

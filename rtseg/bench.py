@@ -10,7 +10,7 @@ import itertools
 import platform
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from rtseg.engine import available, open_engine
 from rtseg.errors import RtsegError
 from rtseg.evaluate import evaluate, number, same_classes
 from rtseg.frame import Frame, LabelMap
-from rtseg.machine import cpu_count
+from rtseg.machine import cpu_count, cpu_name
 from rtseg.overlay import Renderer
 from rtseg.pipeline import REQUESTS, Pipeline
 from rtseg.segmenter import Segmenter
@@ -62,8 +62,13 @@ def bench_row(
     precision: str,
     size: tuple[int, int] | None,
     frames: int,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[str, Any]:
-    """One row of the results: the pipeline's pace and the model's accuracy, or an `error`."""
+    """One row of the results: the pipeline's pace and the model's accuracy, or an `error`.
+
+    Args:
+        on_progress: called after each frame and each scored sample, with what is being done.
+    """
     row: dict[str, Any] = {
         "model": model.contract.name,
         "engine": engine,
@@ -81,7 +86,7 @@ def bench_row(
         "error": None,
     }
     try:
-        row.update(_measure(model, data, engine, precision, size, frames))
+        row.update(_measure(model, data, engine, precision, size, frames, on_progress))
     except RtsegError as error:
         row["error"] = str(error)
     row["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -95,6 +100,7 @@ def _measure(
     precision: str,
     size: tuple[int, int] | None,
     frames: int,
+    on_progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
     opened = open_engine(model, engine, precision, requests=REQUESTS["every"])
     segmenter = Segmenter(model, opened, size=size)
@@ -103,12 +109,24 @@ def _measure(
         segmenter.warm_up(source.info.size_hw)
         sink = plugins.load("rtseg.sink", "null").open("", fps=None)
         renderer = Renderer(model.contract.classes)
-        pipeline = Pipeline(source, segmenter, renderer, [sink], policy="every")
+        pipeline = Pipeline(
+            source,
+            segmenter,
+            renderer,
+            [sink],
+            policy="every",
+            on_progress=lambda moment: on_progress(moment.frames_out, frames, "pace"),
+        )
         pipeline.run()
         report = pipeline.report()
         miou = None  # of other classes there is none, but a pace
         if same_classes(data, model.contract.classes):
-            miou = number(evaluate(segmenter, data).confusion.mean_iou())
+            scored = evaluate(
+                segmenter,
+                data,
+                on_progress=lambda done, total: on_progress(done, total, "mIoU"),
+            )
+            miou = number(scored.confusion.mean_iou())
         agreement = _agreement(model, segmenter, data)
     finally:
         segmenter.close()
@@ -153,7 +171,7 @@ def results(
     """The JSON record of a benchmark."""
     return {
         "machine": {
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": cpu_name(),
             "cores": cpu_count(),
             "system": platform.platform(),
         },

@@ -7,16 +7,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rtseg import cli_engines, cli_models
 from rtseg.cli_models import Weights, need_torch, with_weights
-from rtseg.config import RunConfig, parse_size, parse_triple
+from rtseg.config import RunConfig, StandIns, check_triple, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
 from rtseg.json_output import Json, check_json, write_json
 from rtseg.signals import stop_asked, stop_on_signals
+
+if TYPE_CHECKING:
+    from rtseg.terminal import RunDisplay
+    from rtseg.timing import RunReport
 
 app = typer.Typer(
     name="rtseg",
@@ -56,8 +60,8 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            help="camera, camera:N, /dev/videoN, csi:N, a video, a directory or glob of images, "
-            "rtsp://, http(s)://, or synth:"
+            help="camera, camera:N, /dev/videoN, csi:N (each may have ?width=W&height=H&fps=F), "
+            "a video, a directory or glob of images, rtsp://, http(s)://, or synth:"
         ),
     ],
     model: Model = "street-m",
@@ -102,28 +106,35 @@ def run(
         report=report,
         show=show,
         max_frames=max_frames,
-        classes_file=classes,
-        mean=None if mean is None else parse_triple(mean, "--mean"),
-        std=None if std is None else parse_triple(std, "--std"),
+        **_stand_ins(weights, classes, mean, std),
     )
     check_json(report)
     on_pipeline = stop_on_signals()
-    from rtseg.pipeline import run_config
+    from rtseg.runner import run_config
     from rtseg.terminal import RunDisplay
 
-    with RunDisplay() as display:
-        result = run_config(
-            config,
-            on_notice=display.notice,
-            on_progress=display.progress,
-            on_pipeline=on_pipeline,
-            on_build=display.building,
-            measure_engine=report is not None,
-            command=_command(),
-        )
+    try:
+        with RunDisplay() as display:
+            result = run_config(
+                config,
+                on_notice=display.notice,
+                on_progress=display.progress,
+                on_pipeline=on_pipeline,
+                on_build=display.building,
+                measure_engine=report is not None,
+                command=_command(),
+            )
+    except RtsegError as error:
+        if error.report is not None:  # hours may have passed before a camera was lost
+            _tell(display, error.report, report)
+        raise
+    _tell(display, result, report)
+
+
+def _tell(display: RunDisplay, result: RunReport, path: str | None) -> None:
     display.summary(result)
-    if report is not None:
-        write_json(result.to_dict(), report)
+    if path is not None:
+        write_json(result.to_dict(), path)
 
 
 app.command()(cli_models.models)
@@ -157,6 +168,9 @@ def evaluate(
         tuple[int, Path] | None,
         typer.Option(metavar="N DIR", help="Draw the N images of the lowest mIoU into DIR."),
     ] = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
     json_path: Json = None,
 ) -> None:
     """Measure mIoU, accuracy and boundary F1 against the labels of a data set."""
@@ -172,9 +186,10 @@ def evaluate(
     augmentation = Augmentation.parse(flip, scales, window, size)
     report = EvaluationReport(tuple(confusion or ()), worst)
     samples = open_data(data, split)
-    segmenter = open_segmenter(
-        load_model(with_weights(model, weights)), engine, precision, hw, augmentation
+    file = load_model(
+        with_weights(model, weights, classes), **_stand_ins(weights, classes, mean, std)
     )
+    segmenter = open_segmenter(file, engine, precision, hw, augmentation)
     try:
         report.prepare()
         with Bar("eval") as bar:
@@ -256,34 +271,42 @@ def bench(
     precision: Precision = "auto",
     size: Size = "auto",
     frames: Annotated[int, typer.Option(help="Frames to run through the pipeline.")] = 300,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
     json_path: Json = None,
 ) -> None:
     """Measure frames per second against mIoU."""
-    if frames < 2:
-        raise ConfigError(f"--frames must be at least 2, got {frames}")
+    if frames < 10:
+        raise ConfigError(f"--frames must be at least 10, got {frames}")
     check_json(json_path)
     from rtseg.artifact import load_model
     from rtseg.bench import bench_row, results
     from rtseg.data import open_data
-    from rtseg.terminal import bench_table
+    from rtseg.terminal import Bar, bench_table
 
     hw = parse_size(size)
     samples = open_data(data, split)
-    row = bench_row(
-        load_model(with_weights(model, weights)),
-        samples,
-        engine=engine,
-        precision=precision,
-        size=hw,
-        frames=frames,
+    file = load_model(
+        with_weights(model, weights, classes), **_stand_ins(weights, classes, mean, std)
     )
+    with Bar("bench") as bar:
+        row = bench_row(
+            file,
+            samples,
+            engine=engine,
+            precision=precision,
+            size=hw,
+            frames=frames,
+            on_progress=bar.update,
+        )
     record = results([row], samples, _command())
     if json_path is not None:
         write_json(record, json_path)
-    if json_path != "-":
-        bench_table(record)
     if row["error"]:
         raise ConfigError(row["error"])
+    if json_path != "-":
+        bench_table(record)
 
 
 @app.command()
@@ -302,6 +325,8 @@ def doctor(json_path: Json = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code (see `rtseg.errors`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-v", "--verbose"} & set(given[1:]):  # wherever it stands: people put it last
+        given = ["--verbose", *(word for word in given if word not in ("-v", "--verbose"))]
     try:
         sys.exit(app(given or ["--help"], standalone_mode=False))
     except _UsageError as error:
@@ -321,6 +346,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _stand_ins(
+    weights: Path | None, classes: Path | None, mean: str | None, std: str | None
+) -> StandIns:
+    """What stands in for a missing contract; weights that are exported first get one with it."""
+    return {
+        "classes_file": None if weights else classes,
+        "mean": None if mean is None else check_triple(parse_triple(mean, "--mean"), "--mean"),
+        "std": None if std is None else check_triple(parse_triple(std, "--std"), "--std"),
+    }
 
 
 def _one_line(message: str) -> str:

@@ -29,6 +29,8 @@ def models(
     from rtseg.zoo import model_rows
 
     rows = model_rows(wanted)
+    if not rows:
+        raise ConfigError(f"no model or network has {wanted!r} in its name: rtseg models lists all")
     if json_path is not None:
         write_json(rows, json_path)
     if json_path != "-":

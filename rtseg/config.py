@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from rtseg.errors import ConfigError
 
 POLICIES = ("latest", "every")
+MAX_SIDE = 16384
+"""Pixels, of a network's input."""
+
+
+class StandIns(TypedDict):
+    """What a model file without a contract is given instead; see `rtseg.artifact.load_model`."""
+
+    classes_file: Path | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -50,20 +64,52 @@ class RunConfig:
     std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_size(self.size)
+        check_triple(self.mean, "mean")
+        check_triple(self.std, "std")
         if not self.source:
             raise ConfigError("--source is empty: give a file, a camera or a URL")
         if self.policy not in (None, *POLICIES):
             raise ConfigError(
                 f"unknown policy {self.policy!r}: choose one of {', '.join(POLICIES)}"
             )
-        if not 0.0 <= self.opacity <= 1.0:
-            raise ConfigError(f"--opacity must be in 0..1, got {self.opacity}")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise ConfigError(f"--max-frames must be at least 1, got {self.max_frames}")
+        if not isinstance(self.opacity, int | float) or not 0.0 <= self.opacity <= 1.0:
+            raise ConfigError(f"--opacity must be in 0..1, got {self.opacity!r}")
+        frames = self.max_frames
+        if frames is not None and (not isinstance(frames, int) or frames < 1):
+            raise ConfigError(f"--max-frames must be at least 1, got {frames!r}")
         if self.jsonl == self.report == "-":
             raise ConfigError("--jsonl and --report cannot both go to stdout: give one a file")
         if self.save is not None and _same_file(self.save, self.source):
             raise ConfigError(f"--save {self.save} is the source itself: choose another name")
+
+
+def check_size(size: object) -> tuple[int, int] | None:
+    """Returns an (H, W) in pixels, or None, as it is; ConfigError for anything else."""
+    if size is None:
+        return None
+    if isinstance(size, Sequence) and len(size) == 2:
+        height, width = size
+        if all(isinstance(v, int) and 1 <= v <= MAX_SIDE for v in size):
+            return height, width
+    raise ConfigError(f"size: expected (height, width) such as (384, 480), got {size!r}")
+
+
+def check_triple(values: object, name: str) -> tuple[float, float, float] | None:
+    """Returns a mean or a deviation, R, G, B, or None, as it is; ConfigError for anything else."""
+    if values is None:
+        return None
+    if isinstance(values, Sequence) and len(values) == 3 and not isinstance(values, str):
+        first, second, third = values
+        lowest = math.ulp(0.0) if "std" in name else 0.0
+        if all(isinstance(v, int | float) and lowest <= v <= 1 for v in values):
+            return first, second, third
+    above = ", above 0" if "std" in name else ""
+    raise ConfigError(
+        f"{name}: expected three numbers (R, G, B) of pixels in 0..1{above}, "
+        f"such as (0.485, 0.456, 0.406), got {values!r}: those of pixels in 0..255 are 255 times "
+        "as large"
+    )
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
@@ -75,7 +121,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
     if text == "auto":
         return None
     match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match or not all(1 <= int(v) <= 16384 for v in match.groups()):
+    if not match or not all(1 <= int(v) <= MAX_SIDE for v in match.groups()):
         raise ConfigError(f"--size {text!r}: expected HEIGHTxWIDTH such as 384x480, or auto")
     return int(match[1]), int(match[2])
 
@@ -93,6 +139,18 @@ def parse_triple(text: str, flag: str) -> tuple[float, float, float]:
             f"{flag} {text!r}: expected three numbers (R,G,B) such as 0.485,0.456,0.406"
         ) from error
     return first, second, third
+
+
+def as_text(value: object, name: str) -> str:
+    """A text as it is, a path as text; ConfigError for anything else."""
+    if isinstance(value, str | os.PathLike):
+        return os.fsdecode(value)
+    raise ConfigError(f"{name}: expected a text or a path, got {value!r}")
+
+
+def as_path(value: object, name: str) -> Path | None:
+    """A text or a path as path, None as it is; ConfigError for anything else."""
+    return None if value is None else Path(as_text(value, name))
 
 
 def _same_file(path: Path, source: str) -> bool:

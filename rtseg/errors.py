@@ -17,11 +17,21 @@ Anything else that escapes is a bug and ends the command with exit code 1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rtseg.timing import RunReport
+
 
 class RtsegError(Exception):
-    """Base of all errors whose message is meant for the user."""
+    """Base of all errors whose message is meant for the user.
+
+    Attributes:
+        report: where a run broke off, its `rtseg.RunReport` up to there; else None.
+    """
 
     exit_code = 2
+    report: RunReport | None = None
 
 
 class ConfigError(RtsegError):

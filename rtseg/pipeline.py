@@ -16,22 +16,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
-
-from rtseg import plugins
-from rtseg.artifact import load_model
-from rtseg.config import RunConfig
-from rtseg.engine import OnProgress, open_engine, quiet
 from rtseg.errors import SourceError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.machine import cpu_count
+from rtseg.one_thread import opencv_on_one_thread
 from rtseg.overlay import Renderer
 from rtseg.queues import BoundedQueue
-from rtseg.segmenter import InFlight, Segmenter, round_up
+from rtseg.segmenter import InFlight, Segmenter
 from rtseg.sink import Sink, StopRequested
-from rtseg.source import GpuSource, Source, SourceInfo, open_source
+from rtseg.source import Source
 from rtseg.tally import Tally
 from rtseg.timing import RateMeter, RunReport, bound_fps, versions
 
@@ -43,136 +37,6 @@ for cameras."""
 
 _STUCK_SECONDS = 2.0
 """How long a read may take to end by itself when a run stops."""
-
-
-def run(
-    source: str,
-    *,
-    sinks: Sequence[Sink] = (),
-    model: str = "street-m",
-    engine: str = "auto",
-    precision: str = "auto",
-    size: tuple[int, int] | None = None,
-    policy: str | None = None,
-    effect: str = "overlay",
-    opacity: float = 0.5,
-    save: Path | None = None,
-    masks: Path | None = None,
-    max_frames: int | None = None,
-) -> RunReport:
-    """Segments a source into sinks and returns the report.
-
-    Args:
-        source: URI, as on the command line.
-        sinks: any objects that fit `rtseg.sink.Sink`; closed by the run.
-        model, engine, precision, size, policy, effect, opacity, save, masks, max_frames: see
-            `rtseg.config.RunConfig`.
-
-    Raises:
-        RtsegError: one of its kinds, for anything the caller can mend.
-    """
-    config = RunConfig(
-        source,
-        model=model,
-        engine=engine,
-        precision=precision,
-        size=size,
-        policy=policy,
-        effect=effect,
-        opacity=opacity,
-        save=save,
-        masks=masks,
-        max_frames=max_frames,
-    )
-    return run_config(config, sinks=sinks)
-
-
-def run_config(
-    config: RunConfig,
-    *,
-    sinks: Sequence[Sink] = (),
-    on_notice: Callable[[str], None] = lambda line: None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_pipeline: Callable[[Pipeline], None] = lambda pipeline: None,
-    on_build: OnProgress = quiet,
-    measure_engine: bool = False,
-    command: Sequence[str] = (),
-) -> RunReport:
-    """Opens what the config names, runs it, closes it.
-
-    Args:
-        sinks: more sinks than the config's own.
-        on_notice: gets lines that the user should see once.
-        on_progress: called after each frame.
-        on_pipeline: gets the pipeline before it starts, for `stop`.
-        on_build: told how far an engine is that has to be built first.
-        measure_engine: time the engine alone after the run, for the report.
-        command: for the report.
-    """
-    with ExitStack() as cleanup:
-        source = open_source(config.source)
-        cleanup.callback(source.close)
-        file = load_model(
-            config.model, classes_file=config.classes_file, mean=config.mean, std=config.std
-        )
-        contract = file.contract
-        if config.size and round_up(config.size, contract.input_multiple) != config.size:
-            height, width = round_up(config.size, contract.input_multiple)
-            on_notice(
-                f"--size rounded up to {height}x{width}: "
-                f"{contract.name} takes multiples of {contract.input_multiple}"
-            )
-        policy = config.policy or ("latest" if source.info.live else "every")
-        engine = open_engine(
-            file,
-            config.engine,
-            config.precision,
-            requests=REQUESTS[policy],
-            on_progress=on_build,
-        )
-        segmenter = Segmenter(file, engine, size=config.size)
-        cleanup.callback(segmenter.close)
-        title = f"{contract.name} {engine.info.name} {engine.info.precision}"
-        renderer = Renderer(contract.classes, config.effect, config.opacity, title=title)
-        segmenter.warm_up(source.info.size_hw)
-        if engine.info.takes_frames and isinstance(source, GpuSource):
-            source.decode_on_gpu(engine.info.gpu)
-        own = open_sinks(config, source.info)
-        if renderer.blending and any(sink.wants_picture for sink in [*own, *sinks]):
-            segmenter.blend_with(*renderer.blending)
-        pipeline = Pipeline(
-            source,
-            segmenter,
-            renderer,
-            [*own, *sinks],
-            policy=policy,
-            max_frames=config.max_frames,
-            on_progress=on_progress,
-        )
-        on_pipeline(pipeline)
-        pipeline.run()
-        for line in source.warnings:
-            on_notice(line)
-        return pipeline.report(measure_engine=measure_engine, command=command)
-
-
-def open_sinks(config: RunConfig, info: SourceInfo) -> list[Sink]:
-    """The sinks that a config names; if one cannot be opened, those before it are closed."""
-    targets = {
-        "video": config.save,
-        "masks": config.masks,
-        "jsonl": config.jsonl,
-        "window": "rtseg" if config.show else None,
-    }
-    with ExitStack() as cleanup:
-        opened: list[Sink] = []
-        for kind, target in targets.items():
-            if target is not None:
-                sink: Sink = plugins.load("rtseg.sink", kind).open(str(target), fps=info.fps)
-                cleanup.callback(sink.close)
-                opened.append(sink)
-        cleanup.pop_all()
-    return opened
 
 
 @dataclass(frozen=True)
@@ -239,8 +103,7 @@ class Pipeline:
         ]
         with ExitStack() as cleanup:
             # OpenCV's own threads would take the cores from the engine, and escape the clocks.
-            cleanup.callback(cv2.setNumThreads, cv2.getNumThreads())
-            cv2.setNumThreads(1)
+            cleanup.enter_context(opencv_on_one_thread())
             for sink in self._sinks:
                 cleanup.callback(self._close_sink, sink)
             for thread in threads:

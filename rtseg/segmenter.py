@@ -7,17 +7,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg import native
 from rtseg.artifact import Contract, ModelFile, load_model
+from rtseg.config import as_path, as_text, check_size
 from rtseg.engine import Engine, FrameEngine, open_engine
 from rtseg.errors import EngineError
 from rtseg.frame import Frame, GpuFrame, ImageBGR, LabelMap, Labels, check_image
 from rtseg.timing import StageClock
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STAGES = ("decode", "preprocess", "infer", "argmax", "render", "encode", "score")
 _BURST = 8  # inferences that are queued on a device at a time when it is timed alone
@@ -39,6 +44,8 @@ class Segmenter:
     the engine busy while the caller works on the frames before and after. An engine that takes
     whole frames does both on its device, and only uint8 crosses over.
 
+    As a context manager it closes itself.
+
     Args:
         model: the model file.
         engine: what runs it; owned by the segmenter, closed with it.
@@ -59,11 +66,19 @@ class Segmenter:
         self.engine = engine
         self.clock = clock or StageClock(STAGES)
         self._device = cast(FrameEngine, engine) if engine.info.takes_frames else None
+        size = check_size(size)
         self._size = None if size is None else round_up(size, model.contract.input_multiple)
+        self._closed = False
         self._workers = ThreadPoolExecutor(engine.info.requests, thread_name_prefix="rtseg-engine")
         self.input_hw: tuple[int, int] | None = None
         """(H, W) of the network's last input; None before the first."""
         self._last_images = np.empty((1, 3, 0, 0), np.float32)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __call__(self, bgr: ImageBGR) -> LabelMap:
         """Segments one image (H, W, 3) uint8 BGR; the labels have its size."""
@@ -91,6 +106,7 @@ class Segmenter:
 
     def submit(self, frame: Frame) -> InFlight:
         """Prepares a frame and queues it for the engine; returns at once."""
+        self._check_open()
         contract = self.model.contract
         size = self.input_hw = self._size or input_size(frame.size_hw, contract)
         if self._device is not None:
@@ -128,6 +144,7 @@ class Segmenter:
 
         The engine must be idle. Runs for `seconds`, and for 20 inferences at least.
         """
+        self._check_open()
         if self.input_hw is None:
             return None
         once: Callable[[], object]
@@ -141,9 +158,16 @@ class Segmenter:
         return per_call * sum(run.result() for run in runs)
 
     def close(self) -> None:
-        """Waits for the engine's current frame, then frees the engine."""
+        """Waits for the engine's current frame, then frees the engine; may be repeated."""
+        if self._closed:
+            return
+        self._closed = True
         self._workers.shutdown(wait=True, cancel_futures=True)
         self.engine.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("this segmenter is closed: open another with rtseg.load")
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[Any]:
         with self.clock.time("infer"):
@@ -171,11 +195,14 @@ class Segmenter:
 
 
 def load(
-    model: str = "street-m",
+    model: str | Path = "street-m",
     *,
     engine: str = "auto",
     precision: str = "auto",
     size: tuple[int, int] | None = None,
+    classes_file: str | Path | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
 ) -> Segmenter:
     """Opens a model for single images: `rtseg.load("street-m")(bgr)` gives a LabelMap.
 
@@ -183,11 +210,14 @@ def load(
         model: a shipped name or the path of a model file.
         engine, precision: see `rtseg.engine.open_engine`.
         size: (H, W) of the network's input; None to choose by the image.
+        classes_file, mean, std: for a file without a contract, see `rtseg.artifact.load_model`.
 
     Raises:
         ModelError, ConfigError, MissingDependencyError, EngineError.
     """
-    file = load_model(model)
+    check_size(size)
+    table = as_path(classes_file, "classes_file")
+    file = load_model(as_text(model, "model"), classes_file=table, mean=mean, std=std)
     return Segmenter(file, open_engine(file, engine, precision), size=size)
 
 

@@ -10,6 +10,9 @@ from rtseg.frame import ClassTable, Frame, LabelMap
 from rtseg.metrics import Confusion
 from rtseg.timing import Durations
 
+_FEWEST_FRAMES = 10
+"""More than are ever in flight at once."""
+
 
 class Tally:
     """Counts of a run; `add` is called once for each delivered mask.
@@ -49,8 +52,12 @@ class Tally:
         return self._last - self._first
 
     def fps(self) -> float | None:
-        """The first mask starts the clock: loading and compiling are not the stream's pace."""
-        return (self.frames - 1) / self.seconds() if self.seconds() > 0 else None
+        """The first mask starts the clock: loading and compiling are not the stream's pace.
+
+        None for a few frames only: the second one is then nearly done when the first one is.
+        """
+        enough = self.frames >= _FEWEST_FRAMES and self.seconds() > 0
+        return (self.frames - 1) / self.seconds() if enough else None
 
     def class_fraction(self) -> dict[str, float]:
         """Mean share of the pixels of each class, by name."""

@@ -40,6 +40,8 @@ class Bar:
                 TextColumn("{task.fields[note]}"),
                 console=self._console,
                 transient=True,
+                # What goes to a file or a pipe (`--jsonl - > FILE`) must not pass by here.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._task = self._live.add_task(title, total=None, count="", note="")
         self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
@@ -115,9 +117,26 @@ class RunDisplay(Bar):
         print(f"{', '.join(parts)} ({what})", file=sys.stderr)
 
 
+def _console() -> Console:
+    """For tables on stdout; in a file or a pipe wide enough for all of them."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    return console
+
+
+def _whole(table: Table, *names: str) -> Table:
+    """Columns whose words are never cut off: one has to type them."""
+    for column in table.columns:
+        if column.header in names:
+            column.no_wrap, column.overflow = True, "ignore"
+            column.min_width = max(len(str(cell)) for cell in [column.header, *column.cells])
+    return table
+
+
 def models_table(rows: Sequence[dict[str, Any]]) -> None:
     """The zoo, for people: what we ship and measured, then the networks and what others report."""
-    console = Console()
+    console = _console()
     shipped = [row for row in rows if row["shipped"]]
     networks = [row for row in rows if not row["shipped"]]
     if shipped:
@@ -127,22 +146,23 @@ def models_table(rows: Sequence[dict[str, Any]]) -> None:
             score = measured.get("miou")
             data = f"{measured['data']} {measured['split']} {measured['size']}" if score else ""
             table.add_row(*_sizes(row), f"{100 * score:.1f} %" if score else "", data)
-        console.print(table)
+        console.print(_whole(table, "shipped"))
+        sizes = dict.fromkeys("x".join(map(str, row["gmacs_size"])) for row in shipped)
+        console.print(f"GMACs at {', '.join(sizes)}", highlight=False)
     if networks:
         if shipped:
             console.print()
         table = _right(Table("network", *_SIZES, "year", "authors report", box=None), 1, 5)
         for row in networks:
             table.add_row(*_sizes(row), str(row["year"]), _reported(row["reported"]))
-        console.print(table)
+        console.print(_whole(table, "network"))
+        count = f"{len(networks)} network{'' if len(networks) == 1 else 's'}"
         console.print(
-            f"{len(networks)} networks; GMACs at 1024x2048 with 19 classes. Train one: "
+            f"{count}; GMACs at 1024x2048 with 19 classes. Train one: "
             '`network = "NAME"` in a recipe; authors\' weights: `rtseg import`.',
             highlight=False,
             markup=False,
         )
-    if not rows:
-        console.print("no such model or network: rtseg models lists all", highlight=False)
 
 
 _SIZES = ("params", "GMACs", "stride")
@@ -212,8 +232,8 @@ def _augmentation(augmentation: dict[str, Any]) -> str:
 def bench_table(record: dict[str, Any]) -> None:
     """FPS against mIoU, a row per configuration."""
     table = Table(
-        "model", "engine", "precision", "size", "FPS", "engine FPS", "bound", "mIoU", "agreement",
-        "mask age p50", "peak RSS", box=None,
+        "model", "engine", "prec.", "size", "FPS", "engine FPS", "bound", "mIoU", "agree",
+        "mask age p50", "peak RSS", box=None, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
     for row in record["rows"]:
         if row["error"]:
@@ -232,7 +252,7 @@ def bench_table(record: dict[str, Any]) -> None:
             f"{row['mask_age_ms']['p50']:.0f} ms",
             f"{row['peak_rss_mib']:.0f} MiB",
         )
-    Console().print(table)
+    _console().print(_whole(table, "model", "engine", "prec.", "size"))
     print(f"{record['data']}, {record['machine']['cores']} cores")
 
 
@@ -274,10 +294,7 @@ def engines_table(rows: Sequence[dict[str, Any]]) -> None:
             f"{manifest['build_seconds']:.1f} s",
             "—" if parity is None else f"{100 * parity['pixel_agreement']:.2f} %",
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
-    console.print(table)
+    _console().print(table)
     reasons: dict[str, int] = {}
     for row in rows:
         reason = row["error"] or row["skipped"]

@@ -114,12 +114,13 @@ class RunReport:
         frames_in: frames that the source gave.
         frames_out: frames whose mask reached the sinks.
         frames_dropped: frames that the policy "latest" dropped between source and engine.
-        fps: frames out per second, from the first mask to the last.
+        fps: frames out per second, from the first mask to the last; None below ten frames.
         engine_fps: the engine alone, same input, same run; None if not measured.
         bound_fps: 1 / (engine seconds + CPU seconds of the other stages / cores): what a
             pipeline can reach that wastes nothing; None if not measured.
         mask_age_ms: {p50, p95, p99} from capture to the moment the sinks got the mask.
-        stages: {stage: {p50_ms, p95_ms, p99_ms, cpu_ms}}.
+        stages: {stage: {p50_ms, p95_ms, p99_ms, cpu_ms}}: how long each took, waiting included (a
+            live source's `decode` is the wait for its next picture), and the CPU's share of it.
         class_fraction: {class: mean share of pixels}.
         miou: where the source knows the truth, as a fraction.
         input_size: (H, W) of the network's input; source_size: of the last frame.

@@ -48,13 +48,13 @@ def figures_module() -> Any:
 @pytest.mark.slow
 def test_pipeline(tiny_path: Path, tmp_path: Path) -> None:
     record = run_script(
-        "pipeline.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "8",
+        "pipeline.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "12",
         "--rounds", "2", "--engine-seconds", "0.01", directory=tmp_path,
     )  # fmt: skip
     assert record["results"].keys() == {"null", "save"}
     for row in record["results"].values():
         assert row.keys() >= {"fps", "engine_fps", "bound_fps", "of_engine", "of_bound", "stages"}
-        assert row["frames"] == 8
+        assert row["frames"] == 12
         assert len(row["rounds"]) == 2
     assert {"render", "encode"} <= record["results"]["save"]["stages"].keys()
 
@@ -82,13 +82,13 @@ def test_live(tiny_path: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_speed(tiny_path: Path, tmp_path: Path) -> None:
     record = run_script(
-        "speed.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "8",
+        "speed.py", "--model", str(tiny_path), "--clip", "64x96", "--frames", "12",
         "--rounds", "2", "--engine-seconds", "0.01", directory=tmp_path,
     )  # fmt: skip
     assert record["reference"].keys() >= {"name", "params", "gmacs", "weights", "seed"}
     assert record["results"].keys() == {"tiny"}
     row = record["results"]["tiny"]
-    assert row["frames"] == 8
+    assert row["frames"] == 12
     assert row["input_size"] == [64, 96]
     for measured in row["rounds"]:
         assert measured["ratio"] == pytest.approx(

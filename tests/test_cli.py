@@ -147,7 +147,7 @@ def test_eval(rtseg_command: Rtseg, tiny_path: Path, camvid_like: Path) -> None:
 def test_bench(rtseg_command: Rtseg, tiny_path: Path) -> None:
     data = "synth:seed=5,frames=4,size=64x96"
     done = rtseg_command(
-        "bench", "--data", data, "--model", tiny_path, "--frames", 6, "--json", "-"
+        "bench", "--data", data, "--model", tiny_path, "--frames", 12, "--json", "-"
     )
     assert done.code == 0
     record = json.loads(done.out)
@@ -244,13 +244,13 @@ def test_a_signal_ends_a_run_cleanly(
 def test_a_signal_while_the_model_loads_ends_the_run_too(
     rtseg_command: Rtseg, short: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rtseg import pipeline
+    from rtseg import runner
 
     def load_model(*arguments: Any, **options: Any) -> ModelFile:
         os.kill(os.getpid(), signal.SIGINT)
         return artifact.load_model(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, "load_model", load_model)
+    monkeypatch.setattr(runner, "load_model", load_model)
     done = rtseg_command(*short, "--report", "-")
     assert done.code == 0, done.err
     assert json.loads(done.out)["frames_out"] == 0

@@ -176,7 +176,7 @@ def test_bad_data(rtseg_command: Rtseg, tiny_path: Path, camvid_like: Path, tmp_
         ["run", "--source", "synth:", "--max-frames", "many"],
         ["train", "missing.toml"],
         ["export", "none.safetensors", "--recipe", "missing.toml", "-o", "x.onnx"],
-        ["bench", "--frames", "1"],
+        ["bench", "--frames", "9"],
         ["models", "--json", "nodir/x.json"],
     ],
     ids=" ".join,

@@ -19,14 +19,14 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 LAYERS = (
     {"errors", "signals"},
     {"config", "files", "frame", "machine", "planes", "plugins", "queues", "recipe", "timing"},
-    {"native", "_hud", "metrics", "losses", "models", "data"},
+    {"native", "_hud", "one_thread", "metrics", "losses", "models", "data"},
     {"artifact", "objective", "plans", "precision"},
     {"batches", "overlay", "engine", "engine_recipe", "parity", "qdq", "sink", "source", "tally"},
     {"calibration", "segmenter", "warm_start"},
     {"crf", "quantise", "tta"},
     {"importing"},
     {"pipeline", "evaluate", "export", "train", "build", "inspection", "zoo"},
-    {"bench", "doctor", "evaluation_report", "model_card", "weights_export"},
+    {"bench", "doctor", "runner", "evaluation_report", "model_card", "weights_export"},
     {"json_output", "terminal"},
     {"cli_engines", "cli_models"},
     {"cli"},
@@ -169,7 +169,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 def test_the_run_path_loads_no_torch() -> None:
     loaded = loaded_by(
-        "import rtseg, rtseg.pipeline, rtseg.evaluate, rtseg.bench, rtseg.terminal; "
+        "import rtseg, rtseg.runner, rtseg.evaluate, rtseg.bench, rtseg.terminal; "
         "from rtseg import plugins; "
         "[plugins.load(p, n) for p in ('rtseg.source', 'rtseg.sink', 'rtseg.engine', 'rtseg.data') "
         "for n in plugins.names(p)]"

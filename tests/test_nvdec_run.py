@@ -23,7 +23,7 @@ from _fake_tensorrt import pretend
 from rtseg.data.synth import Drive
 from rtseg.frame import Frame, GpuFrame, ImageBGR, LabelMap
 from rtseg.native import cuda
-from rtseg.pipeline import run
+from rtseg.runner import run
 
 FRAMES, SIZE_HW = 12, (128, 192)
 

@@ -23,7 +23,7 @@ from rtseg.engine import _cuda, open_engine, trt
 from rtseg.errors import EngineError, MissingDependencyError
 from rtseg.frame import Frame, ImageBGR, LabelMap
 from rtseg.native.cuda import Kernels
-from rtseg.pipeline import run
+from rtseg.runner import run
 from rtseg.segmenter import Segmenter
 
 SIZES = ((64, 96), (90, 120), (64, 96), (33, 47))

@@ -36,6 +36,7 @@ class SourceInfo:
     classes: ClassTable | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stream of frames.
 

@@ -59,7 +59,22 @@ def open(uri: str) -> CameraSource:
         MissingDependencyError: a CSI camera, and OpenCV has no GStreamer.
     """
     request = _parse(uri)
-    return CameraSource(_capture(request), request.name)
+    camera = CameraSource(_capture(request), request.name)
+    camera.warnings += _refused(request, camera.info)
+    return camera
+
+
+def _refused(request: _Request, info: SourceInfo) -> list[str]:
+    """What was asked for and the camera does otherwise, a line each."""
+    lines = []
+    (height, width), fps = info.size_hw, info.fps
+    if request.width and (width, height) != (request.width, request.height):
+        lines.append(
+            f"{request.name}: has no {request.width}x{request.height} and gives {width}x{height}"
+        )
+    if request.fps and fps and abs(fps - request.fps) > 0.5:
+        lines.append(f"{request.name}: gives {fps:g} frames per second, not {request.fps:g}")
+    return lines
 
 
 class CameraSource:
@@ -206,6 +221,8 @@ def _parse(uri: str) -> _Request:
             options = dict(parse_qsl(query or device_query or "", strict_parsing=False))
             width, height = (int(options.pop(k, 0)) or None for k in ("width", "height"))
             fps = float(options.pop("fps", 0)) or None
+            if bool(width) != bool(height):
+                raise ConfigError(f"camera {uri!r}: give width and height together")
             if not options and min(width or 1, height or 1, fps or 1) > 0:
                 return _Request(kind or "camera", int(number or device or 0), width, height, fps)
         except ValueError:
