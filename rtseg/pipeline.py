@@ -74,7 +74,8 @@ class Pipeline:
         self._source = source
         self._segmenter = segmenter
         self._renderer = renderer
-        self._sinks = sinks
+        # Masks first: who only wants those shall not wait for an encoder.
+        self._sinks = sorted(sinks, key=lambda sink: sink.wants_picture)
         self._policy = policy
         self._max_frames = max_frames
         self._on_progress = on_progress
@@ -135,10 +136,13 @@ class Pipeline:
     def _decode(self) -> None:
         frames = iter(self._source)
         while not self._stopping.is_set():
-            with self._clock.time("decode"):
-                frame = next(frames, None)
+            began, cpu = time.monotonic(), time.thread_time()
+            frame = next(frames, None)
             if frame is None:
                 break
+            # Of a live source not the wait for its next picture, but from its arrival on.
+            began = frame.captured_at if self._source.info.live else began
+            self._clock.add("decode", time.monotonic() - began, time.thread_time() - cpu)
             self._frames_in += 1
             if not self._waiting.put(frame):
                 break
@@ -172,10 +176,11 @@ class Pipeline:
                 with self._clock.time("render"):
                     picture = self._renderer.render(frame, result, fps=fps, mask_age_ms=age_ms)
             age = time.monotonic() - frame.captured_at
-            age_ms = 1e3 * age
             with self._clock.time("encode"):
                 for sink in self._sinks:
+                    age = time.monotonic() - frame.captured_at
                     self._write(sink, frame, result, picture)
+            age_ms = 1e3 * age
             with self._clock.time("score"):
                 self._tally.add(frame, result, age)
             if self._on_progress is not None:
@@ -199,13 +204,13 @@ class Pipeline:
         """Runs a thread's work; an exception is kept for the caller and ends the run."""
         try:
             work()
+        except SourceError as error:
+            if not self._stopping.is_set():  # else nobody waits for its frames any more
+                self._errors.append(error)
+            self._waiting.close()  # masks of frames decoded before it broke are still delivered
         except BaseException as error:
             self._errors.append(error)
-            # Masks of frames decoded before a source broke are still delivered.
-            if isinstance(error, SourceError):
-                self._waiting.close()
-            else:
-                self._abort()
+            self._abort()
 
     def _abort(self) -> None:
         self._stopping.set()

@@ -76,8 +76,12 @@ class StageClock:
         try:
             yield
         finally:
-            self.cpu[stage].add(time.thread_time() - cpu)
-            self.wall[stage].add(time.perf_counter() - wall)
+            self.add(stage, time.perf_counter() - wall, time.thread_time() - cpu)
+
+    def add(self, stage: str, wall_seconds: float, cpu_seconds: float) -> None:
+        """Adds a time that was taken elsewhere."""
+        self.cpu[stage].add(cpu_seconds)
+        self.wall[stage].add(wall_seconds)
 
     def report(self) -> dict[str, dict[str, float]]:
         """{stage: {p50_ms, p95_ms, p99_ms, cpu_ms}} of the stages that ran."""
@@ -118,9 +122,10 @@ class RunReport:
         engine_fps: the engine alone, same input, same run; None if not measured.
         bound_fps: 1 / (engine seconds + CPU seconds of the other stages / cores): what a
             pipeline can reach that wastes nothing; None if not measured.
-        mask_age_ms: {p50, p95, p99} from capture to the moment the sinks got the mask.
-        stages: {stage: {p50_ms, p95_ms, p99_ms, cpu_ms}}: how long each took, waiting included (a
-            live source's `decode` is the wait for its next picture), and the CPU's share of it.
+        mask_age_ms: {p50, p95, p99} from capture to the moment the last of the sinks got the mask.
+            Percentiles are of the latest 4096 frames, here and in `stages`.
+        stages: {stage: {p50_ms, p95_ms, p99_ms, cpu_ms}}: how long each took, with the waits in it
+            (of a live source's `decode` from the picture's arrival on), and its mean CPU time.
         class_fraction: {class: mean share of pixels}.
         miou: where the source knows the truth, as a fraction.
         input_size: (H, W) of the network's input; source_size: of the last frame.

@@ -50,6 +50,11 @@ WriteOnnx = Callable[..., Path]
         (["--max-frames", "0"], "--max-frames must be at least 1"),
         (["--mean", "1,2"], "--mean '1,2': expected three numbers"),
         (["--std", "a,b,c"], "--std 'a,b,c': expected three numbers"),
+        (["--std", "0,0,0"], "--std: expected three numbers (R, G, B) of pixels in 0..1, above 0"),
+        (["--mean", "123,116,103"], "--mean: expected three numbers (R, G, B) of pixels in 0..1"),
+        (["--mean", "nan,0,0"], "--mean: expected three numbers"),
+        (["--mean", "0.5,0.5,0.5"], "has a preprocess contract of its own"),
+        (["--classes", "none.txt"], "has a preprocess contract of its own"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -178,6 +183,7 @@ def test_bad_data(rtseg_command: Rtseg, tiny_path: Path, camvid_like: Path, tmp_
         ["export", "none.safetensors", "--recipe", "missing.toml", "-o", "x.onnx"],
         ["bench", "--frames", "9"],
         ["models", "--json", "nodir/x.json"],
+        ["models", "no-such-network"],
     ],
     ids=" ".join,
 )
@@ -192,8 +198,10 @@ def test_every_wrong_use_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_verbose_shows_the_traceback(rtseg_command: Rtseg) -> None:
-    done = rtseg_command("-v", "run", "--source", "missing.mp4")
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_verbose_shows_the_traceback(rtseg_command: Rtseg, place: int) -> None:
+    words = ["run", "--source", "missing.mp4"]
+    done = rtseg_command(*words[:place], "-v", *words[place:])
     assert done.code == 2
     assert "Traceback (most recent call last)" in done.err
     assert done.err.splitlines()[-1].startswith("rtseg: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from rtseg import engine as engines
 from rtseg.artifact import Contract, ModelFile, load_model, shipped
 from rtseg.data.synth import Drive
-from rtseg.engine import PRECISIONS, open_engine
+from rtseg.engine import PRECISIONS, open_engine, ov
 from rtseg.errors import ConfigError, EngineError, ModelError, RtsegError
 from rtseg.frame import Frame, ImageBGR, Labels
 from rtseg.segmenter import Segmenter
@@ -91,6 +92,36 @@ def test_another_size_of_input_and_back(tiny: ModelFile, name: str) -> None:
             assert got.shape == wanted.shape
             # float32 sums in another order, through some twenty layers
             assert np.allclose(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_openvino_keeps_the_latest_shapes(tiny: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs lie and stand in turns; compiling takes as long as dozens of them."""
+    compiled: list[tuple[int, ...]] = []
+    compile_one = ov.OpenVINOEngine._compile
+
+    def spy(engine: ov.OpenVINOEngine, shape: tuple[int, ...]) -> Any:
+        compiled.append(shape)
+        return compile_one(engine, shape)
+
+    monkeypatch.setattr(ov.OpenVINOEngine, "_compile", spy)
+    shapes = [(1, 3, 32 * (1 + i), 64) for i in range(5)]
+    with segmenter(tiny, "openvino", "fp32") as segment:
+        for shape in (shapes[0], shapes[1], shapes[0], shapes[1]):
+            segment.engine.infer(np.zeros(shape, np.float32))
+        assert compiled == shapes[:2]
+        for shape in shapes[2:]:  # the fifth is one too many: the one used longest ago goes
+            segment.engine.infer(np.zeros(shape, np.float32))
+        segment.engine.infer(np.zeros(shapes[1], np.float32))
+        assert compiled == shapes
+        segment.engine.infer(np.zeros(shapes[0], np.float32))
+        assert compiled == [*shapes, shapes[0]]
+
+
+def test_openvino_takes_views(tiny: ModelFile) -> None:
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 96), dtype=np.float32)
+    with segmenter(tiny, "openvino", "fp32") as segment:
+        got = segment.engine.infer(images[..., ::-1])
+        assert np.array_equal(got, segment.engine.infer(images[..., ::-1].copy()))
 
 
 @pytest.mark.parametrize("name", engines.names())

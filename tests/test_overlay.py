@@ -208,6 +208,20 @@ def test_hud_hides_on_small_pictures_and_without_anything_to_say() -> None:
     np.testing.assert_array_equal(picture, image)
 
 
+def test_hud_on_a_narrow_picture_keeps_the_figures() -> None:
+    """Rather than a line that does not fit: the title goes, the mask age stays."""
+    image, labels = noise(320, 240), quadrants(320, 240)
+    frame, result = Frame(image, 0, 0.0, 0.0), LabelMap(labels, CLASSES)
+    bare = Renderer(CLASSES, hud=False).render(frame, result).copy()
+    drawn = {}
+    for title in ("street-m openvino bf16", None):
+        renderer = Renderer(CLASSES, title=title)
+        drawn[title] = renderer.render(frame, result, fps=8.5, mask_age_ms=134.0).copy()
+    top = np.s_[:24, :120]
+    assert (drawn[None][top] != bare[top]).any()
+    np.testing.assert_array_equal(drawn["street-m openvino bf16"], drawn[None])
+
+
 def test_hud_numbers_change_four_times_a_second_at_most() -> None:
     image, labels = noise(360, 480), quadrants(360, 480)
     renderer, seen = Renderer(CLASSES), set()

@@ -15,6 +15,9 @@ from rtseg.engine._scales import quantised_precision
 from rtseg.errors import ConfigError, EngineError
 from rtseg.machine import cpu_count
 
+_SHAPES_MAX = 4
+"""Compiled models kept: of a camera there is one shape, of photographs two or so."""
+
 
 def available() -> str:
     """Empty if OpenVINO is installed."""
@@ -36,10 +39,10 @@ def open(
 
 
 class OpenVINOEngine:
-    """One model on the CPU, compiled for one fixed input shape at a time.
+    """One model on the CPU, compiled for each input shape when it first comes.
 
-    Fixed shapes let the runtime fold the sampling grids and choose its layouts; another shape
-    is compiled when it first comes.
+    Fixed shapes let the runtime fold the sampling grids and choose its layouts; the latest few
+    shapes stay compiled.
     """
 
     def __init__(self, model: ModelFile, precision: str, requests: int = 1) -> None:
@@ -71,8 +74,7 @@ class OpenVINOEngine:
                 f"{model.path}: OpenVINO cannot read it: {_first_line(error)}"
             ) from error
         self._path = model.path
-        self._shape: tuple[int, ...] = ()
-        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._idle: dict[tuple[int, ...], SimpleQueue[Any]] = {}  # requests by shape, latest last
         self._compiling = threading.Lock()
         self.info = EngineInfo(
             "openvino",
@@ -84,10 +86,12 @@ class OpenVINOEngine:
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, C, h, w) float32, owned by the caller."""
+        images = np.ascontiguousarray(images)
         with self._compiling:
-            if images.shape != self._shape:
-                self._compile(images.shape)
-            idle = self._idle
+            idle = self._idle.pop(images.shape, None) or self._compile(images.shape)
+            self._idle[images.shape] = idle
+            if len(self._idle) > _SHAPES_MAX:
+                del self._idle[next(iter(self._idle))]
         request = idle.get()
         try:
             request.set_input_tensor(self._openvino.Tensor(images, shared_memory=True))
@@ -100,10 +104,10 @@ class OpenVINOEngine:
         return logits
 
     def close(self) -> None:
-        self._idle = SimpleQueue()
+        self._idle = {}
         self._model = None
 
-    def _compile(self, shape: tuple[int, ...]) -> None:
+    def _compile(self, shape: tuple[int, ...]) -> SimpleQueue[Any]:
         try:
             self._model.reshape(list(shape))
             compiled = self._core.compile_model(self._model, "CPU", self._options)
@@ -111,10 +115,10 @@ class OpenVINOEngine:
             raise EngineError(
                 f"{self._path}: OpenVINO cannot compile it for input {shape}: {_first_line(error)}"
             ) from error
-        self._idle = SimpleQueue()  # inferences of the old shape give theirs back to the old one
+        idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.info.requests):
-            self._idle.put(compiled.create_infer_request())
-        self._shape = shape
+            idle.put(compiled.create_infer_request())
+        return idle
 
 
 def _first_line(error: Exception) -> str:

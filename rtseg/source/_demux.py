@@ -31,6 +31,7 @@ FIRST_FRAME_TIMEOUT_S = 20.0
 MAX_RATE = 1000.0
 """Above this a frame rate is a clock rate some camera wrote in the wrong field."""
 BAD_PACKETS_MAX = 1000
+_ARRIVALS_MAX = 256
 Picture = VideoFrame | _nvdec.Picture
 
 
@@ -90,6 +91,7 @@ class Input:
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.rate = float(rate) if rate and 0 < rate <= MAX_RATE else None
         self.arrived = time.monotonic()
+        self._arrivals: dict[int, float] = {}
         self._finished = False
         self._packets = self.container.demux(self.stream)
         self.notice = ""
@@ -174,6 +176,10 @@ class Input:
                 raise
             return self._flush()
         self._packets_read += packet.size > 0
+        if packet.pts is not None:
+            self._arrivals[packet.pts] = self.arrived
+            if len(self._arrivals) > _ARRIVALS_MAX:  # of pictures that never came
+                del self._arrivals[next(iter(self._arrivals))]
         try:
             frames = self._decode(packet)
         except av.error.EOFError:
@@ -190,6 +196,14 @@ class Input:
                 self._end_s = max(self._end_s, start_s + float(frame.duration * frame.time_base))
                 self._pictures += 1
         return frames
+
+    def arrival_of(self, picture: Picture) -> float:
+        """`time.monotonic()` seconds of the picture's own packet.
+
+        With B-frames a picture comes out only after later packets; its age counts from its own.
+        """
+        pts = picture.pts
+        return self.arrived if pts is None else self._arrivals.pop(pts, self.arrived)
 
     def losses(self) -> list[str]:
         """What a file announced and did not deliver, one line each."""

@@ -95,7 +95,7 @@ class CameraSource:
         self._failing_since: float | None = None
         self._stopping = False
         self._ended = False
-        self._problem: cv2.error | None = None
+        self._problem: Exception | None = None
         self._clock = _Clock()
         self._thread = threading.Thread(target=self._read_all, name=name, daemon=True)
         self._thread.start()
@@ -104,6 +104,8 @@ class CameraSource:
             first = self._newest[0] if self._newest else None
         if first is None:
             self.close()
+            if self._problem is not None:
+                raise SourceError(self._broken()) from self._problem
             raise SourceError(
                 f"{name}: opened, but gave no picture within {FIRST_FRAME_S:g} s: check the cable, "
                 "and that no other program uses it"
@@ -141,9 +143,15 @@ class CameraSource:
                 return None
             if self._newest:
                 return self._newest.pop()
+        if self._problem is not None:
+            raise StreamLostError(self._broken()) from self._problem
         raise StreamLostError(
             f"{self._name}: no picture for {LOST_AFTER_S:g} s: check the cable and its power"
-        ) from self._problem
+        )
+
+    def _broken(self) -> str:
+        reason = " ".join(str(self._problem).split())
+        return f"{self._name}: reading broke off ({reason}): check the camera and its driver"
 
     def _read_all(self) -> None:
         index = 0
@@ -163,8 +171,8 @@ class CameraSource:
                 with self._changed:
                     self._newest.append(frame)
                     self._changed.notify_all()
-        except cv2.error as error:
-            self._problem = error  # such as a GStreamer pipeline that broke
+        except Exception as error:  # such as a GStreamer pipeline that broke
+            self._problem = error
         finally:
             self._capture.release()
             with self._changed:
@@ -206,9 +214,12 @@ class _Clock:
 
 
 def _bgr(picture: ImageBGR) -> ImageBGR:
-    """Grey sensors (thermal, infrared) give one channel."""
-    if picture.ndim == 2 or picture.shape[2] == 1:
+    """Grey sensors (thermal, infrared) give one channel, some drivers a fourth one."""
+    channels = 1 if picture.ndim == 2 else picture.shape[2]
+    if channels == 1:
         picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), np.uint8)
+    elif channels == 4:
+        picture = picture[:, :, :3]
     return np.ascontiguousarray(picture)
 
 

@@ -200,7 +200,7 @@ class StreamSource:
         if self._waited(pts_s):
             return None
         # A file's first frame is decoded on opening, long before anyone asks for it.
-        arrived = self._arrived if self.info.live else time.monotonic()
+        arrived = self._input.arrival_of(picture) if self.info.live else time.monotonic()
         if isinstance(picture, _nvdec.Picture):
             return GpuFrame(picture.surface, index, pts_s, arrived)
         image = bgr_of(picture)

@@ -33,7 +33,7 @@ class FakeCapture:
     ) -> None:
         self.count, self.interval_s, self.hang = count, interval_s, hang
         self.position_ms = position_ms
-        self.shape = (4, 6) if grey else (4, 6, 3)
+        self.shape: tuple[int, ...] = (4, 6) if grey else (4, 6, 3)
         self.reads = 0
         self.released = threading.Event()
         self.settings: dict[int, float] = {}
@@ -123,6 +123,28 @@ def test_grey_sensor() -> None:
     source.close()
 
 
+def test_fourth_channel_is_left_out() -> None:
+    capture = FakeCapture()
+    capture.shape = (4, 6, 4)
+    source = opened(capture)
+    assert source.info.size_hw == (4, 6)
+    assert next(iter(source)).image.shape == (4, 6, 3)
+    source.close()
+
+
+def test_pictures_of_no_known_kind() -> None:
+    capture = FakeCapture()
+    capture.shape = (4, 6, 2)
+    with pytest.raises(SourceError, match=r"camera 0: reading broke off .*\(4, 6, 2\)") as caught:
+        opened(capture)
+    assert not isinstance(caught.value, StreamLostError)
+    capture = FakeCapture()
+    source = opened(capture)
+    capture.shape = (4, 6, 2)
+    with pytest.raises(StreamLostError, match="reading broke off"):
+        list(source)
+
+
 @pytest.mark.parametrize("hang", [False, True])
 def test_lost_camera(monkeypatch: pytest.MonkeyPatch, hang: bool) -> None:
     monkeypatch.setattr(camera, "LOST_AFTER_S", 0.2)
@@ -198,12 +220,26 @@ def test_requested_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     capture = FakeCapture()
     monkeypatch.setattr(camera, "_check_device", lambda _: None)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: capture)
-    open_source("/dev/video1?width=1280&height=720&fps=60").close()
+    source = open_source("/dev/video1?width=1280&height=720&fps=60")
+    source.close()
     assert capture.settings[cv2.CAP_PROP_FRAME_WIDTH] == 1280
     assert capture.settings[cv2.CAP_PROP_FRAME_HEIGHT] == 720
     assert capture.settings[cv2.CAP_PROP_FPS] == 60
     assert capture.settings[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"MJPG")
     assert capture.settings[cv2.CAP_PROP_BUFFERSIZE] == 1
+    assert source.warnings == [
+        "camera 1: has no 1280x720 and gives 6x4",
+        "camera 1: gives 30 frames per second, not 60",
+    ]
+
+
+def test_a_camera_that_does_as_asked_causes_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "_check_device", lambda _: None)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: FakeCapture())
+    for uri in ("camera", "camera?width=6&height=4&fps=30"):
+        source = open_source(uri)
+        source.close()
+        assert source.warnings == []
 
 
 def test_csi_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +269,11 @@ def test_csi_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_uris(uri: str) -> None:
     with pytest.raises(ConfigError, match="cannot use camera"):
         open_source(uri)
+
+
+def test_half_a_size() -> None:
+    with pytest.raises(ConfigError, match="give width and height together"):
+        open_source("camera?width=1280")
 
 
 def test_what_is_accepted() -> None:

@@ -19,7 +19,7 @@ from rtseg.errors import SourceError, StreamLostError
 from rtseg.frame import Matrix
 from rtseg.native import reference
 from rtseg.planes import planes_of
-from rtseg.source import open_source, stream
+from rtseg.source import _demux, open_source, stream
 
 DRIVE = Path(__file__).parents[2] / "../shared/data/video/solidWhiteRight.mp4"
 MATRIX_BT709, MATRIX_BT601 = 1, 6
@@ -386,3 +386,22 @@ def test_password_is_not_shown() -> None:
         open_source("rtsp://user:secret@127.0.0.1:9/video")
     assert "secret" not in str(caught.value)
     assert not isinstance(caught.value, StreamLostError)
+
+
+def test_a_picture_arrives_with_its_own_packet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With B-frames it is shown after packets that came later."""
+    options = {"bf": "3", "b-adapt": "0", "g": "30"}
+    path = write_video(tmp_path / "b.mp4", frames=30, options=options)
+    with av.open(str(path)) as container:
+        order = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert order != sorted(order)
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    source = _demux.Input(str(path), "b.mp4")
+    arrivals: dict[int | None, float] = {}
+    while (pictures := source.step()) is not None:
+        arrivals |= {picture.pts: source.arrival_of(picture) for picture in pictures}
+    assert sorted(arrivals, key=lambda pts: arrivals[pts]) == order
+    assert len(set(arrivals.values())) == 30
