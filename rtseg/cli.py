@@ -16,6 +16,7 @@ from rtseg.cli_models import Weights, need_torch, with_weights
 from rtseg.config import RunConfig, StandIns, check_triple, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
 from rtseg.json_output import Json, check_json, write_json
+from rtseg.messages import forget_stdout, tell
 from rtseg.signals import stop_asked, stop_on_signals
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def run(
         **_stand_ins(weights, classes, mean, std),
     )
     check_json(report)
-    on_pipeline = stop_on_signals()
+    on_pipeline, stopped = stop_on_signals()
     from rtseg.runner import run_config
     from rtseg.terminal import RunDisplay
 
@@ -127,6 +128,9 @@ def run(
     except RtsegError as error:
         if error.report is not None:  # hours may have passed before a camera was lost
             _tell(display, error.report, report)
+        elif stopped():  # while a camera was waited for that did not come
+            tell("rtseg: stopped before the first frame")
+            return
         raise
     _tell(display, result, report)
 
@@ -325,6 +329,7 @@ def doctor(json_path: Json = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code (see `rtseg.errors`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # errors are told once, by us
     if {"-v", "--verbose"} & set(given[1:]):  # wherever it stands: people put it last
         given = ["--verbose", *(word for word in given if word not in ("-v", "--verbose"))]
     try:
@@ -332,8 +337,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "rtseg"
         _fail(ConfigError(f"{_one_line(error.format_message())}: see {command} --help"), 2)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except SystemExit as stop:
+        # The reader of our output went away (`rtseg --help | head`): nothing is wrong here.
+        gone = stop.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper"
+        sys.exit(0 if gone else stop.code)
     except RtsegError as error:
         _fail(error, error.exit_code)
     except ImportError as error:
@@ -343,8 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = "apt install libgl1 libglib2.0-0" if desktop else "reinstall rtseg"
         _fail(MissingDependencyError(f"a library cannot be loaded ({error}): {hint}"), 2)
     except BrokenPipeError:
-        # The reader of our output went away (`rtseg ... | head`): nothing is wrong here.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         sys.exit(0)
 
 
@@ -365,8 +373,8 @@ def _one_line(message: str) -> str:
 
 def _fail(error: RtsegError, code: int) -> None:
     if os.environ.get("RTSEG_VERBOSE"):
-        traceback.print_exc()
-    print(f"rtseg: {error}", file=sys.stderr)
+        tell(traceback.format_exc().rstrip())
+    tell(f"rtseg: {error}")
     sys.exit(code)
 
 

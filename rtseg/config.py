@@ -80,8 +80,25 @@ class RunConfig:
             raise ConfigError(f"--max-frames must be at least 1, got {frames!r}")
         if self.jsonl == self.report == "-":
             raise ConfigError("--jsonl and --report cannot both go to stdout: give one a file")
-        if self.save is not None and _same_file(self.save, self.source):
-            raise ConfigError(f"--save {self.save} is the source itself: choose another name")
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        """No output may overwrite the source, or another one."""
+        given = {"save": self.save, "masks": self.masks, "jsonl": self.jsonl, "report": self.report}
+        outputs = {f"--{k}": str(v) for k, v in given.items() if v is not None and v != "-"}
+        source = _local_path(self.source)
+        for flag, path in outputs.items():
+            if _same(path, source):
+                raise ConfigError(f"{flag} {path} is the source itself: choose another name")
+        # Masks are PNGs with numbers for names, and so may be the images of a glob.
+        images = any(c in source for c in "*?[") or source.lower().endswith(".png")
+        if self.masks is not None and images and _same(self.masks, str(Path(source).parent)):
+            raise ConfigError(f"--masks {self.masks} holds the source's images: name another place")
+        taken: dict[str, str] = {}
+        for flag, path in outputs.items():
+            other = taken.setdefault(os.path.realpath(path), flag)
+            if other != flag and not _is_device(path):
+                raise ConfigError(f"{other} and {flag} both write {path}: give each its own file")
 
 
 def check_size(size: object) -> tuple[int, int] | None:
@@ -153,8 +170,21 @@ def as_path(value: object, name: str) -> Path | None:
     return None if value is None else Path(as_text(value, name))
 
 
-def _same_file(path: Path, source: str) -> bool:
+def _local_path(source: str) -> str:
+    """The path in a URI that may have a prefix for files."""
+    for prefix in ("stream:", "images:", "file://", "file:"):
+        source = source.removeprefix(prefix)
+    return source
+
+
+def _same(path: str | Path, other: str) -> bool:
+    """Whether two paths lead to the same existing file or directory."""
     try:
-        return path.exists() and Path(source).exists() and path.samefile(source)
-    except OSError:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):
         return False
+
+
+def _is_device(path: str) -> bool:
+    """True for what several may write to, such as /dev/null and /dev/stdout."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rtseg.errors import ConfigError
+from rtseg.messages import forget_stdout
 
 Json = Annotated[str | None, typer.Option("--json", help="Write the result there; - for stdout.")]
 
@@ -19,20 +20,26 @@ def check_json(path: str | None) -> None:
     if path is None or path == "-":
         return
     parent = Path(path).parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         raise ConfigError(f"{path}: directory {parent} does not exist: create it first")
-    target = Path(path) if Path(path).exists() else parent
-    if Path(path).is_dir() or not os.access(target, os.W_OK):
+    try:
+        target: str | Path = path if Path(path).exists() else parent
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+    if os.path.isdir(path) or not os.access(target, os.W_OK):
         raise ConfigError(f"{path}: cannot write it: choose another place")
 
 
 def write_json(value: Any, path: str) -> None:
     """Writes a result; ConfigError if it cannot be written."""
     text = json.dumps(value, indent=2)
-    if path == "-":
-        print(text)
-        return
     try:
-        Path(path).write_text(text + "\n")
+        if path == "-":
+            print(text, flush=True)
+        else:
+            Path(path).write_text(text + "\n")
+    except BrokenPipeError:
+        forget_stdout()  # who read it has seen enough
     except OSError as error:
-        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+        where = "standard output" if path == "-" else path
+        raise ConfigError(f"{where}: cannot write it: {error.strerror}") from error

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from rtseg.pipeline import Pipeline
 
 
-def stop_on_signals() -> Callable[[Pipeline], None]:
+def stop_on_signals() -> tuple[Callable[[Pipeline], None], Callable[[], bool]]:
     """From now on Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once.
 
-    Returns what takes the pipeline once there is one. A signal before that waits for it: a
-    runtime that is interrupted while it compiles takes the process down.
+    Returns what takes the pipeline once there is one, and what tells whether a signal came. A
+    signal before that waits for it: a runtime that is interrupted while it compiles takes the
+    process down.
     """
     pipelines: list[Pipeline] = []
 
@@ -30,7 +31,7 @@ def stop_on_signals() -> Callable[[Pipeline], None]:
         if asked.is_set():
             pipeline.stop()
 
-    return take
+    return take, asked.is_set
 
 
 def stop_asked() -> Callable[[], bool]:

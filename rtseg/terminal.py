@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from rtseg.doctor import Finding
+from rtseg.messages import forget_stdout, tell
 from rtseg.pipeline import Progress as RunProgress
 from rtseg.timing import RunReport
 
@@ -74,7 +75,7 @@ class Bar:
         if self._live is not None:
             self._live.console.print(line, markup=False, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
 
 class RunDisplay(Bar):
@@ -114,12 +115,19 @@ class RunDisplay(Bar):
         if report.frames_dropped:
             parts.append(f"{report.frames_dropped} dropped")
         what = f"{report.model}, {report.engine} {report.precision}"
-        print(f"{', '.join(parts)} ({what})", file=sys.stderr)
+        tell(f"{', '.join(parts)} ({what})")
+
+
+class _Tables(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader went away (`rtseg models | head`): nothing is wrong here."""
+        forget_stdout()
+        sys.exit(0)
 
 
 def _console() -> Console:
     """For tables on stdout; in a file or a pipe wide enough for all of them."""
-    console = Console()
+    console = _Tables()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     return console
@@ -200,7 +208,7 @@ def evaluation_table(result: dict[str, Any]) -> None:
         column.justify = "right"
     for name, value in result["iou"].items():
         table.add_row(name, _percent(value), *([_percent(boundary[name])] if boundary else []))
-    console = Console()
+    console = _console()
     console.print(table)
     contours = ""
     if boundary:
@@ -264,7 +272,7 @@ def doctor_table(findings: Sequence[Finding]) -> None:
         table.add_row(mark, finding.what, escape(finding.found))
         if finding.fix:
             table.add_row("", "", f"→ {escape(finding.fix)}")
-    Console().print(table)
+    _console().print(table)
 
 
 def engines_table(rows: Sequence[dict[str, Any]]) -> None:

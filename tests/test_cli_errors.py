@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 from _command import Rtseg, refusal
 
 from rtseg.artifact import Contract
+from rtseg.errors import SourceError
+from rtseg.source import synth
 
 WriteOnnx = Callable[..., Path]
 
@@ -84,15 +88,75 @@ def test_two_outputs_cannot_share_stdout(rtseg_command: Rtseg, short: list[objec
     assert "stdout" in message
 
 
+@pytest.mark.parametrize("prefix", ["", "file:", "stream:"])
+@pytest.mark.parametrize("flag", ["--save", "--jsonl", "--report"])
 def test_the_source_is_not_overwritten(
-    rtseg_command: Rtseg, short: list[object], tmp_path: Path
+    rtseg_command: Rtseg, short: list[object], tmp_path: Path, flag: str, prefix: str
 ) -> None:
     video = tmp_path / "drive.mp4"
     assert rtseg_command(*short, "--save", video).code == 0
     before = video.read_bytes()
-    done = rtseg_command(*short, "--source", video, "--save", f"{tmp_path}/./drive.mp4")
-    assert "is the source itself: choose another name" in refusal(done)
+    done = rtseg_command(*short, "--source", f"{prefix}{video}", flag, f"{tmp_path}/./drive.mp4")
+    assert f"{flag} {tmp_path}/" in refusal(done)
+    assert "is the source itself: choose another name" in done.err
     assert video.read_bytes() == before
+
+
+def test_masks_do_not_replace_the_source_s_images(
+    rtseg_command: Rtseg, short: list[object], tmp_path: Path
+) -> None:
+    image = tmp_path / "000000.png"
+    cv2.imwrite(str(image), np.zeros((64, 96, 3), np.uint8))
+    before = image.read_bytes()
+    for source in (tmp_path, f"{tmp_path}/*.png", f"{tmp_path}/*", f"images:{tmp_path}", image):
+        done = rtseg_command(*short, "--source", source, "--masks", tmp_path)
+        assert f"--masks {tmp_path}" in refusal(done)
+    assert image.read_bytes() == before
+    assert rtseg_command(*short, "--source", image, "--masks", tmp_path / "masks").code == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("--save", "--report"), ("--save", "--jsonl"), ("--jsonl", "--report")]
+)
+def test_two_outputs_cannot_share_a_file(
+    rtseg_command: Rtseg, short: list[object], tmp_path: Path, first: str, second: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    paths = tmp_path / "x.mp4", tmp_path / "sub" / ".." / "x.mp4"
+    message = refusal(rtseg_command(*short, first, paths[0], second, paths[1]))
+    assert f"{first} and {second} both write" in message
+    assert not paths[0].exists()
+    assert rtseg_command(*short, "--jsonl", "/dev/null", "--report", "/dev/null").code == 0
+
+
+@pytest.mark.parametrize("flag", ["--source", "--save", "--report", "--jsonl", "--masks"])
+def test_a_name_that_is_too_long(rtseg_command: Rtseg, short: list[object], flag: str) -> None:
+    refusal(rtseg_command(*short, flag, "x" * 300 + ".mp4"))
+
+
+def test_a_directory_that_one_may_not_read(
+    rtseg_command: Rtseg, short: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)  # root, who may run this, may read everything
+    message = refusal(rtseg_command(*short, "--source", tmp_path))
+    assert message == f"{tmp_path}: cannot be read: Permission denied"
+
+
+def test_a_signal_before_the_source_answers(
+    rtseg_command: Rtseg, short: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera that one no longer wants to wait for is no mistake."""
+
+    def never(uri: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise SourceError("no answer in time")
+
+    monkeypatch.setattr(synth, "open", never)
+    done = rtseg_command(*short)
+    assert (done.code, done.err) == (0, "rtseg: stopped before the first frame\n")
 
 
 def test_files_that_are_no_video(rtseg_command: Rtseg, short: list[object], tmp_path: Path) -> None:

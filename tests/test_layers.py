@@ -17,7 +17,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) != P
 
 # From the bottom. A package stands for all its files; a new module needs a place here.
 LAYERS = (
-    {"errors", "signals"},
+    {"errors", "messages", "signals"},
     {"config", "files", "frame", "machine", "planes", "plugins", "queues", "recipe", "timing"},
     {"native", "_hud", "one_thread", "metrics", "losses", "models", "data"},
     {"artifact", "objective", "plans", "precision"},

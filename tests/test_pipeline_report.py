@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from _fakes import (
 )
 
 from rtseg.errors import ConfigError, SinkError
-from rtseg.frame import ClassTable, Frame
+from rtseg.frame import ClassTable, Frame, ImageBGR, LabelMap
 
 
 def test_truth_gives_miou_one(limited: Limited) -> None:
@@ -168,3 +169,46 @@ def test_frames_of_changing_size(limited: Limited) -> None:
     limited(build(ListSource(shown), sink).run)
     assert [labels.shape for labels in sink.labels] == sizes
     assert all((labels == 1).all() for labels in sink.labels)
+
+
+def test_masks_go_before_pictures_and_the_age_is_of_the_last(limited: Limited) -> None:
+    order: list[str] = []
+    moments: list[float] = []
+
+    class Noting(ListSink):
+        def write(self, frame: Frame, result: LabelMap, picture: ImageBGR | None) -> None:
+            order.append("picture" if self.wants_picture else "mask")
+            moments.append(1e3 * (time.monotonic() - frame.captured_at))
+            super().write(frame, result, picture)
+
+    ages: list[float] = []
+    sinks = Noting(wants_picture=True), Noting(), Noting(wants_picture=True)
+    run = build(
+        ListSource(frames(4)), *sinks, on_progress=lambda moment: ages.append(moment.mask_age_ms)
+    )
+    limited(run.run)
+    assert order == ["mask", "picture", "picture"] * 4
+    for age, (first, second, third) in zip(
+        ages, zip(moments[::3], moments[1::3], moments[2::3], strict=True), strict=True
+    ):
+        assert first <= second <= age <= third
+
+
+def test_decoding_is_counted_by_frames(limited: Limited) -> None:
+    """Neither the end of a file nor a live source's wait for its next picture is decoding."""
+    slow = ListSource(frames(3), before=lambda number: time.sleep(0.3 if number == 3 else 0))
+    run = build(slow, ListSink())
+    limited(run.run)
+    assert run.report(measure_engine=False).stages["decode"]["p99_ms"] < 300
+    assert run._clock.wall["decode"].count == 3
+
+    class Camera(ListSource):
+        def __iter__(self) -> Iterator[Frame]:
+            for number in range(3):
+                time.sleep(0.3)
+                yield frame_of(number)
+
+    live = Camera([], live=True)
+    run = build(live, ListSink())
+    limited(run.run)
+    assert run.report(measure_engine=False).stages["decode"]["p50_ms"] < 300

@@ -84,3 +84,43 @@ def test_tables_in_a_pipe_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = [x for x in out.getvalue().splitlines() if x.startswith("deeplab")]
     for word in ("onnxruntime", "bf16", "1024x2048", "29.3", "45.1 %", "99.85 %", "135 ms"):
         assert word in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["--help", "models", "models --json -", "run --source synth:size=64x96 --report -"]
+)
+def test_a_reader_that_goes_away_is_no_error(tiny_path: Path, command: str) -> None:
+    words = command.split()
+    if words[0] == "run":
+        words += ["--model", str(tiny_path), "--max-frames", "3"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*RTSEG, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_outputs_that_are_full_or_closed(tiny_path: Path, tmp_path: Path) -> None:
+    run = ["run", "--source", "synth:size=64x96", "--model", str(tiny_path), "--max-frames", "3"]
+    lines = tmp_path / "out.jsonl"
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([*RTSEG, *run, "--jsonl", str(lines)], stderr=full).returncode == 0
+        assert len(lines.read_text().splitlines()) == 3
+        wrong = subprocess.run([*RTSEG, "run", "--source", "none.mp4"], stderr=full)
+        assert wrong.returncode == 2
+        done = subprocess.run(
+            [*RTSEG, *run, "--report", "-"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert "rtseg: standard output: cannot write it: No space left on device" in done.stderr
+    shell = f"{sys.executable} -m rtseg.cli {' '.join(run)} --jsonl - >&-"
+    done = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rtseg: standard output is closed: give --jsonl a file\n",
+    )

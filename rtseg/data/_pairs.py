@@ -5,6 +5,7 @@ Nothing here knows a data set: each names its files and says what the values in 
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def wrong_tree(data_set: str, root: str, what: str, expected: str) -> DataError:
         expected: the tree in one line, such as "images/NAME.jpg and labels/NAME.png".
     """
     where = root or "."
-    if not Path(where).is_dir():
+    if not os.path.isdir(where):
         what = "no such directory"
     return DataError(f"{data_set}: {where}: {what}: expected {expected}")
 
@@ -134,11 +135,15 @@ def no_samples(data_set: str, root: str, split: str, expected: str) -> DataError
 
 def images_in(directory: Path) -> list[Path]:
     """Image files in a directory by name, but for hidden ones; none if there is no directory."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return []
+    try:
+        found = list(directory.iterdir())
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be read: {error.strerror}") from error
     return sorted(
         path
-        for path in directory.iterdir()
+        for path in found
         if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rtseg.errors import SinkError
 from rtseg.frame import Frame, ImageBGR, LabelMap
+from rtseg.messages import forget_stdout
 from rtseg.sink import StopRequested
 
 
@@ -40,7 +41,10 @@ class JsonlSink:
         self._target = target
         self._fd: int | None = None
         self._size = 0
-        if target != "-":
+        if target == "-":
+            if sys.stdout is None:
+                raise SinkError("standard output is closed: give --jsonl a file")
+        else:
             try:
                 self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             except OSError as error:
@@ -82,8 +86,7 @@ class JsonlSink:
             sys.stdout.write(line)
             sys.stdout.flush()
         except BrokenPipeError as error:
-            # Python flushes stdout once more at exit; without this it would complain then.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            forget_stdout()
             raise StopRequested from error
         except OSError as error:
             raise _unwritable("standard output", error) from error
@@ -96,6 +99,6 @@ def _cut(fd: int, size: int) -> None:
 
 def _unwritable(target: str, error: OSError) -> SinkError:
     parent = Path(target).parent
-    if isinstance(error, FileNotFoundError) and not parent.is_dir():
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(parent):
         return SinkError(f"{target}: directory {parent} does not exist: create it first")
     return SinkError(f"{target}: cannot be written ({error.strerror}): choose another place")

@@ -6,6 +6,7 @@ to within a second of its end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +29,7 @@ EXTENSIONS = (".mp4", ".m4v", ".mov")
 TICKS = 90_000
 FRAGMENT_S = 0.5
 KEYFRAME_S = 2.0
+SIDE_MAX = 16384
 
 # delay_moov with frag_discont keeps the first timestamp exact; skip_trailer: a killed file has
 # no trailer either, so nobody comes to depend on it.
@@ -126,6 +128,11 @@ class VideoSink:
 
     def _start(self, picture: ImageBGR) -> tuple[OutputContainer, VideoStream]:
         height, width = picture.shape[:2]
+        if max(height, width) > SIDE_MAX:
+            raise SinkError(
+                f"{self._file.target}: H.264 has pictures of up to {SIDE_MAX} pixels a side, not "
+                f"{width}x{height}: use a smaller source or another effect"
+            )
         self._size_hw = height, width
         self._file.truncate()
         container = av.open(self._file, mode="w", format="mp4", options=dict(_MUXER))
@@ -146,7 +153,7 @@ class VideoSink:
         step = round(TICKS / self._fps)
         if self._ticks is None:
             self._offset = max(0, -wanted)  # MP4 has no negative timestamps
-        elif wanted + self._offset < self._ticks - TICKS:
+        elif wanted + self._offset < self._ticks - 2 * step:
             self._offset = self._ticks + step - wanted  # the stream's clock was set back
         ticks = wanted + self._offset
         self._ticks = ticks if self._ticks is None else max(ticks, self._ticks + 1)
@@ -163,9 +170,9 @@ class _File:
     def __init__(self, target: str) -> None:
         self.failed = False
         self._error: OSError | None = None
-        self._target = target
+        self.target = target
         self._fd: int | None = None
-        self._is_ours = not Path(target).exists()
+        self._is_ours = not os.path.exists(target)
         try:
             self._fd = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -174,7 +181,8 @@ class _File:
     def truncate(self) -> None:
         """Drops what was there before."""
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)
+            with contextlib.suppress(OSError):  # a pipe has nothing to drop
+                os.ftruncate(self._fd, 0)
             self._is_ours = True
 
     def write(self, data: bytes) -> int:
@@ -194,12 +202,12 @@ class _File:
         """Notes a failure and gives the error to raise for it."""
         self.failed = True
         cause = self._error or error  # FFmpeg often reports a later, vaguer one
-        parent = Path(self._target).parent
-        if isinstance(cause, FileNotFoundError) and not parent.is_dir():
-            return SinkError(f"{self._target}: directory {parent} does not exist: create it first")
+        parent = Path(self.target).parent
+        if isinstance(cause, FileNotFoundError) and not os.path.isdir(parent):
+            return SinkError(f"{self.target}: directory {parent} does not exist: create it first")
         reason = getattr(cause, "strerror", None) or str(cause)
         return SinkError(
-            f"{self._target}: cannot be written ({reason}): free space or choose another place"
+            f"{self.target}: cannot be written ({reason}): free space or choose another place"
         )
 
     def close(self) -> None:
@@ -214,7 +222,7 @@ class _File:
         finally:
             os.close(fd)
         if empty:
-            Path(self._target).unlink(missing_ok=True)
+            Path(self.target).unlink(missing_ok=True)
 
 
 def _complete_size(fd: int) -> int:

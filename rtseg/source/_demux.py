@@ -6,6 +6,8 @@ The private half of `stream.py`. Knows nothing of frames, colours or reconnectio
 from __future__ import annotations
 
 import math
+import os
+import stat
 import time
 from collections import deque
 from fractions import Fraction
@@ -64,7 +66,8 @@ class Input:
         asked_at = time.monotonic()
         try:
             self.container: InputContainer = av.open(
-                target,
+                # A name such as 2026-11-29T12:00:00.mp4 looks like a protocol to FFmpeg.
+                target if network else f"file:{target}",
                 mode="r",
                 options=options,
                 metadata_errors="replace",  # titles in Latin-1 are common
@@ -82,7 +85,9 @@ class Input:
             self.container.close()
             raise
         duration = self.container.duration
-        self.live = scheme in LIVE_SCHEMES or (network and duration is None)
+        # Of an HTTP stream without a duration, one of known length is a recording all the same.
+        unknown = network and duration is None and self.container.size <= 0
+        self.live = scheme in LIVE_SCHEMES or unknown
         # A recording behind RTSP has a duration and may end; a camera has none. An HTTP
         # stream that ends in good order is over: asking again would start it anew.
         self.endless = self.live and duration is None and scheme in LIVE_SCHEMES
@@ -312,12 +317,19 @@ def short_name(target: str) -> str:
     """For people and logs: a file's name, or a URL without its password and query."""
     if not scheme_of(target):
         return Path(target).name or target
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError as error:
+        raise SourceError(
+            f"malformed URL ({error}): write [ and ] in a name or password as %5B and %5D"
+        ) from error
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
 
 def _check_file(target: str) -> None:
     try:
+        if not stat.S_ISREG(os.stat(target).st_mode):  # noqa: PTH116  (what a pipe gives, it gives once)
+            return
         with Path(target).open("rb") as file:
             if not file.read(1):
                 raise SourceError(f"{target}: the file is empty: record or copy it again")
@@ -341,12 +353,13 @@ def _open_error(
         if isinstance(error, av.error.HTTPUnauthorizedError):
             fix = "put name and password in the URL: scheme://user:password@host/path"
         return SourceError(f"{name}: cannot be opened ({reason}): {fix}")
-    with Path(target).open("rb") as file:
-        if file.read(12)[4:8] == b"ftyp":
-            return SourceError(
-                f"{name}: this MP4 has no readable index ({reason}): its recording was cut off "
-                "or it is damaged; copy it again, or record to fragmented MP4 or MKV"
-            )
+    if os.path.isfile(target):
+        with Path(target).open("rb") as file:
+            if file.read(12)[4:8] == b"ftyp":
+                return SourceError(
+                    f"{name}: this MP4 has no readable index ({reason}): its recording was cut off "
+                    "or it is damaged; copy it again, or record to fragmented MP4 or MKV"
+                )
     return SourceError(
         f"{name}: not a video that FFmpeg can read ({reason}): check that it plays elsewhere"
     )

@@ -6,6 +6,7 @@ Knows nothing of videos; image files of differing sizes are allowed.
 from __future__ import annotations
 
 import glob
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ DEFAULT_FPS = 30.0
 
 def accepts(uri: str) -> bool:
     """True for an existing directory, a glob, or a path with an image's extension."""
-    return Path(uri).is_dir() or _is_glob(uri) or Path(uri).suffix.lower() in EXTENSIONS
+    if "://" in uri:
+        return False
+    return os.path.isdir(uri) or _is_glob(uri) or Path(uri).suffix.lower() in EXTENSIONS
 
 
 def open(uri: str, *, fps: float = DEFAULT_FPS) -> ImagesSource:
@@ -88,23 +91,27 @@ class ImagesSource:
 
 
 def _is_glob(uri: str) -> bool:
-    return "://" not in uri and glob.has_magic(uri) and not Path(uri).exists()
+    return "://" not in uri and glob.has_magic(uri) and not os.path.exists(uri)
 
 
 def _find(target: str) -> list[Path]:
     path = Path(target)
-    if path.is_dir():
-        found = list(path.iterdir())
+    if os.path.isdir(path):
+        try:
+            found = list(path.iterdir())
+        except OSError as error:
+            raise SourceError(f"{target}: cannot be read: {error.strerror}") from error
         where = f"{target}: no images in this directory"
     elif _is_glob(target):
         found = [Path(p) for p in glob.glob(target, recursive=True)]  # noqa: PTH207  (may be absolute)
         where = f"{target}: no image matches"
-    elif path.is_file():
+    elif os.path.isfile(path):
         return [path]
     else:
         raise SourceError(f"{target}: no such file: check the path")
     # Dot files include the `._name.jpg` stubs that macOS leaves on shared disks.
     images = [p for p in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")]
+    images = [p for p in images if os.path.isfile(p)]
     if not images:
         raise SourceError(f"{where}: expected files such as .png, .jpg or .tif")
     return sorted(images, key=natural_key)

@@ -5,6 +5,7 @@ Timestamps are the stream's own, exact. Knows nothing of cameras or image direct
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -33,8 +34,7 @@ def accepts(uri: str) -> bool:
     """True for network URLs, existing files, and words that can only be meant as a file's path."""
     if scheme_of(uri) in SCHEMES:
         return True
-    path = Path(uri)
-    return path.is_file() or path.suffix != "" or "/" in uri or "\\" in uri
+    return os.path.isfile(uri) or Path(uri).suffix != "" or "/" in uri or "\\" in uri
 
 
 def open(uri: str, *, reconnect_s: float = RECONNECT_S) -> StreamSource:
@@ -49,6 +49,10 @@ def open(uri: str, *, reconnect_s: float = RECONNECT_S) -> StreamSource:
     """
     for prefix in ("stream:", "file://", "file:"):
         uri = uri.removeprefix(prefix)
+    scheme = scheme_of(uri)
+    if scheme not in ("", *SCHEMES):
+        known = ", ".join(f"{name}://" for name in sorted(SCHEMES))
+        raise SourceError(f"{short_name(uri)}: unknown scheme {scheme}://: expected one of {known}")
     return StreamSource(uri, reconnect_s=reconnect_s)
 
 

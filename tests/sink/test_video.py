@@ -81,6 +81,24 @@ def test_repeated_and_backward_timestamps(tmp_path: Path) -> None:
     assert np.diff(got[-4:]) == pytest.approx(0.04, abs=1e-4)  # the clock was set back: go on
 
 
+def test_a_clock_set_back_by_less_than_a_second(tmp_path: Path) -> None:
+    """As where two short recordings were put together: the pace goes on."""
+    path = tmp_path / "joined.mp4"
+    sink = video.open(str(path), fps=25.0)
+    for index in range(16):
+        put(sink, index, (index % 8) / 25, picture(index))
+    sink.close()
+    assert np.diff(read(path)[0]) == pytest.approx(0.04, abs=1e-4)
+
+
+def test_a_picture_that_h264_cannot_hold(tmp_path: Path) -> None:
+    sink = video.open(str(tmp_path / "wide.mp4"))
+    with pytest.raises(SinkError, match=r"up to 16384 pixels a side, not 16386x4: use a smaller"):
+        put(sink, 0, 0.0, np.zeros((4, 16386, 3), np.uint8))
+    sink.close()
+    assert not (tmp_path / "wide.mp4").exists()
+
+
 @pytest.mark.parametrize("size_hw", [(64, 96), (64, 98), (540, 960)])
 def test_colours(tmp_path: Path, size_hw: tuple[int, int]) -> None:
     path = tmp_path / "colour.mp4"
