@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,16 @@ Row = tuple[str, str, str]
 
 def table(results: Path) -> str:
     """Markdown: what was measured, the figure, the command that measures it again."""
-    rows = [
-        *(row for path in sorted(results.glob("eval*.json")) for row in _accuracy(path)),
-        *_pipeline(_read(results, "pipeline")),
-        *_pipeline(_read(results, "pipeline-synth")),
-        *_pipeline(_read(results, "pipeline-drive")),
-        *(_live(_read(results, "live")) if (results / "live.json").exists() else ()),
-        *(_speed(_read(results, "speed")) if (results / "speed.json").exists() else ()),
-        *_peers(_read(results, "peers")),
-        *_kernels(_read(results, "kernels")),
-        *_drive(_read(results, "drive")),
-        *_memory(_read(results, "memory")),
-        *_startup(_read(results, "startup")),
-    ]
-    device = _read(results, "pipeline")["device"]
+    main = _read(results, "pipeline")
+    rows = [row for path in sorted(results.glob("eval*.json")) for row in _accuracy(path)]
+    for name, rows_of in _RECORDS:
+        if (results / f"{name}.json").exists():
+            record = _read(results, name)
+            elsewhere = "" if _machine(record) == _machine(main) else f", {_machine(record)}"
+            rows += [(what + elsewhere, figure, how) for what, figure, how in rows_of(record)]
     intro = (
-        f"On {device['cores']} cores of an {device['cpu']} ({', '.join(device['flags'])}), shared "
-        "with other work; ratios are of runs in turns. Records with versions and dates lie in "
+        f"On {_machine(main)}, shared with other work, where nothing else is "
+        "said; ratios are of runs in turns. Records with versions and dates lie in "
         "[benchmarks/results](benchmarks/results)."
     )
     shown = (f"| {what} | {figure} | `{command}` |" for what, figure, command in rows)
@@ -56,6 +49,13 @@ def _read(results: Path, name: str) -> Any:
 
 def _command(record: Any) -> str:
     return f"python benchmarks/{record['command']}".partition(" --json")[0]
+
+
+def _machine(record: Any) -> str:
+    """ "2 cores of an AMD EPYC (avx512_bf16)": the processor, and what it has for bf16."""
+    device = record["device"]
+    newest = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in device["flags"]]
+    return f"{device['cores']} cores of an {device['cpu']} ({', '.join(newest[-1:]) or 'SSE2'})"
 
 
 def _accuracy(path: Path) -> list[Row]:
@@ -222,12 +222,28 @@ def _startup(record: Any) -> list[Row]:
     ]
 
 
+_RECORDS: tuple[tuple[str, Callable[[Any], list[Row]]], ...] = (
+    ("pipeline", _pipeline),
+    ("pipeline-amx", _pipeline),
+    ("pipeline-synth", _pipeline),
+    ("pipeline-drive", _pipeline),
+    ("live", _live),
+    ("speed", _speed),
+    ("peers", _peers),
+    ("kernels", _kernels),
+    ("drive", _drive),
+    ("memory", _memory),
+    ("startup", _startup),
+)
+"""By file, in the order of the table."""
+
+
 def architecture(results: Path) -> str:
     """Markdown: what each part of SFNet-Lite costs."""
     record = _read(results, "ablation")
     intro = (
         f"`{record['model']}` at {record['size'].replace('x', '×')}, {record['engine']}, with "
-        f"random weights; `{_command(record)}`:"
+        f"random weights, on {_machine(record)}; `{_command(record)}`:"
     )
     rows = (
         f"| {row['variant']} | {row['params'] / 1e6:.2f} M | {row['gmacs']:.2f} "
@@ -243,7 +259,7 @@ def int8(results: Path) -> str:
     calibration = record["calibration"]
     intro = (
         f"Calibrated on {calibration['frames']} frames of {calibration['split']}, measured on "
-        f"{record['data']}; `CAMVID=CamVid {_command(record)}`:"
+        f"{record['data']}, on {_machine(record)}; `CAMVID=CamVid {_command(record)}`:"
     )
     header = "| model | fp32 | int8 | pixels alike | layers kept | OpenVINO, int8 over bf16 |"
     rows = []
@@ -262,7 +278,7 @@ def zoo(results: Path) -> str:
     record = _read(results, "zoo")
     intro = (
         f"Each from random weights for {record['steps']} steps of the same recipe, on CamVid train "
-        f"and the drive; `CAMVID=CamVid {_command(record)}`:\n\n"
+        f"and the drive, on {_machine(record)}; `CAMVID=CamVid {_command(record)}`:\n\n"
         "![mIoU over frames per second](benchmarks/results/zoo.png)"
     )
     header = (
