@@ -105,7 +105,7 @@ def run_config(
         unused = cleanup.enter_context(ExitStack())  # closes what the pipeline did not come to own
         for sink in _checked(sinks):
             unused.callback(sink.close)
-        source = source or open_source(config.source)
+        source = open_source(config.source) if source is None else source
         cleanup.callback(source.close)
         file = load_model(
             config.model, classes_file=config.classes_file, mean=config.mean, std=config.std
