@@ -178,7 +178,7 @@ def test_zoo(tmp_path: Path) -> None:
     camvid, runs, picture = plant("camvid", tmp_path), tmp_path / "runs", tmp_path / "zoo.png"
     arguments = (
         "--camvid", str(camvid), "--runs", str(runs), "--networks", "contextnet14", "fast-scnn",
-        "--steps", "2", "--frames", "4", "--rounds", "1", "--plot", str(picture),
+        "--steps", "2", "--frames", "12", "--rounds", "1", "--plot", str(picture),
     )  # fmt: skip
     record = run_script("zoo.py", *arguments, directory=tmp_path)
     assert record["results"].keys() == {"contextnet14", "fast-scnn"}
