@@ -44,7 +44,9 @@ def quantised_file(model: str, path: Path, args: argparse.Namespace) -> Quantisa
     """Writes the int8 file of a model; what `rtseg.quantise` did."""
     file = load_model(model)
     frames = read_frames(args.data, file.contract.classes, count=args.frames)
-    proto, done = quantise(onnx.load(str(file.path)), frames, method=args.method, on_progress=print)
+    proto, done = quantise(
+        onnx.load(str(file.path)), frames, method=args.method, for_cpu=True, on_progress=print
+    )
     onnx.save(proto, str(path))
     return done
 

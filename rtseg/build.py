@@ -308,6 +308,7 @@ def _quantised(
         precision=recipe.precision,
         method=recipe.calibration.method,
         size_hw=(height, width),
+        for_cpu=recipe.for_cpu,
         allow_mismatch=allow_mismatch,
         on_progress=lambda line: say(line)(0, None),
     )

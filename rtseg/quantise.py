@@ -24,7 +24,7 @@ from rtseg.errors import ConfigError, EngineError
 from rtseg.frame import ImageBGR, LabelMap, Labels
 from rtseg.parity import Parity, Predict, compare, gate, lost
 from rtseg.precision import PRECISION_KEY, QUANTISERS, full_precision, set_metadata
-from rtseg.qdq import PRECISIONS, convolutions, insert_qdq
+from rtseg.qdq import PRECISIONS, concatenated, convolutions, insert_qdq
 from rtseg.segmenter import input_size
 
 CALIBRATION_KEY = "rtseg.calibration"
@@ -82,6 +82,7 @@ def quantise(
     method: str = "percentile",
     percentile: float = PERCENTILE,
     size_hw: tuple[int, int] | None = None,
+    for_cpu: bool = False,
     allow_mismatch: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Quantisation]:
@@ -95,6 +96,7 @@ def quantise(
         precision: "int8" or "fp8" (E4M3).
         method, percentile: see `rtseg.calibration.ranges`.
         size_hw: of the network's input; None to choose by the frame, as the pipeline does.
+        for_cpu: leave out what OpenVINO computes wrongly on some CPUs, see `concatenated`.
         allow_mismatch: give the best that was found where the gate does not pass.
         on_progress: told in one line what is being done.
 
@@ -117,6 +119,8 @@ def quantise(
     if any(node.op_type in QUANTISERS for node in model.graph.node):
         raise ConfigError("the model is quantised already: start from the float32 file")
     layers = convolutions(model)
+    if for_cpu:
+        layers = {name: node for name, node in layers.items() if name not in concatenated(model)}
     if not layers:
         raise ConfigError("the model has no convolution with constant weights to quantise")
     on_progress(f"calibrating on {len(calibration)} frames")

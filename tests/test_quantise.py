@@ -17,7 +17,7 @@ from rtseg.errors import ConfigError, EngineError, MissingDependencyError
 from rtseg.native import preprocess
 from rtseg.parity import Parity, compare, lost
 from rtseg.precision import full_precision, to_fp16
-from rtseg.qdq import convolutions
+from rtseg.qdq import concatenated, convolutions
 from rtseg.segmenter import Segmenter
 
 onnx = pytest.importorskip("onnx")
@@ -191,6 +191,17 @@ def test_the_calibration_hash_tells_frames_and_methods_apart(
     assert again in hashes
 
 
+def test_for_a_cpu_what_comes_from_a_concat_stays(model: Any, frames: CalibrationFrames) -> None:
+    left = concatenated(model)
+    assert "head.0.0" in left
+    assert left < set(convolutions(model))
+    proto, done = quantise(model, frames, for_cpu=True)
+    assert done.layers == len(convolutions(model)) - len(left)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    for name, node in convolutions(model).items():
+        assert (f"{node.input[1]}.int8" in stored) == (name not in left | set(done.kept))
+
+
 def test_what_cannot_be_quantised_is_refused(
     model: Any, quantised: tuple[Any, Quantisation], frames: CalibrationFrames, contract: Contract
 ) -> None:
@@ -221,6 +232,8 @@ def test_engines_run_it_and_report_its_precision(
     quantised: tuple[Any, Quantisation],
 ) -> None:
     proto, done = quantised
+    if done.precision == "int8":  # as the recipes for a CPU do it
+        proto, done = quantise(model, frames, for_cpu=True)
     path = tmp_path / "q.onnx"
     onnx.save(proto, str(path))
     file = load_model(str(path))

@@ -196,12 +196,13 @@ def preactivated_head(in_channels: int, width: int, num_classes: int) -> nn.Sequ
 def channels_last(network: AnyModule) -> AnyModule:
     """Convolutions in the layout in which they train fastest, on a CPU and on CUDA; in place.
 
-    Dilated depthwise ones stay as they are: in this layout and in bfloat16, oneDNN leaves part of
-    their weights' gradient unwritten (torch 2.13 on a CPU).
+    Dilated ones in groups stay as they are: in this layout and in bfloat16, oneDNN leaves part of
+    their weights' gradient unwritten (torch 2.13 on a CPU; on some only depthwise ones, on others
+    from 8 groups on).
     """
     for module in network.modules():
         if isinstance(module, nn.ConvTranspose2d) or (
-            isinstance(module, nn.Conv2d) and not _dilated_depthwise(module)
+            isinstance(module, nn.Conv2d) and not _dilated_groups(module)
         ):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped
         elif isinstance(module, nn.Conv2d):
@@ -209,8 +210,8 @@ def channels_last(network: AnyModule) -> AnyModule:
     return network
 
 
-def _dilated_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels > 1 and max(conv.dilation) > 1
+def _dilated_groups(conv: nn.Conv2d) -> bool:
+    return conv.groups > 1 and max(conv.dilation) > 1
 
 
 def fuse_batch_norm(module: AnyModule) -> AnyModule:

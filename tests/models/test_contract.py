@@ -283,7 +283,7 @@ def test_bench_runs_it(exported: Any) -> None:
     height, width = (s * file.contract.input_multiple for s in (2, 3))
     row = bench_row(
         file, open_data(SYNTH, "val"), engine="openvino", precision="fp32",
-        size=(height, width), frames=4,
+        size=(height, width), frames=10,
     )  # fmt: skip
     assert not row["error"]
     assert row["fps"] > 0

@@ -75,8 +75,8 @@ def test_what_was_imported_runs_everywhere(
         [*run, "--engine", "onnxruntime"],
         [*run, "--engine", "eager"],
         ["eval", "--data", cityscapes, *model],
-        ["bench", "--data", cityscapes, "--frames", "2", *model],
-        ["bench", "--data", SYNTH, "--frames", "2", *model],  # other classes: a pace, no mIoU
+        ["bench", "--data", cityscapes, "--frames", "10", *model],
+        ["bench", "--data", SYNTH, "--frames", "10", *model],  # other classes: a pace, no mIoU
     ):
         done = rtseg_command(*command)
         assert done.code == 0, done.err

@@ -15,7 +15,8 @@ from rtseg.models.layers import channels_last  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    ("groups", "dilation"), [(1, 1), (1, 4), (8, 2), (64, 1), (64, 2), (64, 4)]
+    ("groups", "dilation"),
+    [(1, 1), (1, 4), (8, 1), (8, 2), (16, 4), (32, 2), (64, 1), (64, 2), (64, 4)],
 )
 def test_convolutions_learn_alike_in_bfloat16(groups: int, dilation: int) -> None:
     inner = nn.Conv2d(64, 64, 3, padding=dilation, dilation=dilation, groups=groups, bias=False)
