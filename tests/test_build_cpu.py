@@ -9,11 +9,11 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from _command import Rtseg, refusal
+from _command import Rtseg, refusal  # noqa: E402
 
-from rtseg import build
-from rtseg.artifact import load_model
-from rtseg.engine import _tensorrt, open_engine
+from rtseg import build  # noqa: E402
+from rtseg.artifact import load_model  # noqa: E402
+from rtseg.engine import _tensorrt, open_engine  # noqa: E402
 
 RECIPE = """
 model = "tiny.onnx"
