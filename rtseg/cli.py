@@ -20,6 +20,7 @@ from rtseg.messages import forget_stdout, tell
 from rtseg.signals import stop_asked, stop_on_signals
 
 if TYPE_CHECKING:
+    from rtseg.artifact import ModelFile
     from rtseg.terminal import RunDisplay
     from rtseg.timing import RunReport
 
@@ -179,7 +180,6 @@ def evaluate(
 ) -> None:
     """Measure mIoU, accuracy and boundary F1 against the labels of a data set."""
     check_json(json_path)
-    from rtseg.artifact import load_model
     from rtseg.data import open_data
     from rtseg.evaluate import evaluate as evaluate_model
     from rtseg.evaluation_report import EvaluationReport
@@ -190,9 +190,7 @@ def evaluate(
     augmentation = Augmentation.parse(flip, scales, window, size)
     report = EvaluationReport(tuple(confusion or ()), worst)
     samples = open_data(data, split)
-    file = load_model(
-        with_weights(model, weights, classes), **_stand_ins(weights, classes, mean, std)
-    )
+    file = _model_file(model, weights, classes, mean, std)
     segmenter = open_segmenter(file, engine, precision, hw, augmentation)
     try:
         report.prepare()
@@ -284,16 +282,13 @@ def bench(
     if frames < 10:
         raise ConfigError(f"--frames must be at least 10, got {frames}")
     check_json(json_path)
-    from rtseg.artifact import load_model
     from rtseg.bench import bench_row, results
     from rtseg.data import open_data
     from rtseg.terminal import Bar, bench_table
 
     hw = parse_size(size)
     samples = open_data(data, split)
-    file = load_model(
-        with_weights(model, weights, classes), **_stand_ins(weights, classes, mean, std)
-    )
+    file = _model_file(model, weights, classes, mean, std)
     with Bar("bench") as bar:
         row = bench_row(
             file,
@@ -354,6 +349,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         forget_stdout()
         sys.exit(0)
+
+
+def _model_file(
+    model: str, weights: Path | None, classes: Path | None, mean: str | None, std: str | None
+) -> ModelFile:
+    from rtseg.artifact import load_model
+
+    name = with_weights(model, weights, classes)
+    return load_model(name, **_stand_ins(weights, classes, mean, std))
 
 
 def _stand_ins(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +150,9 @@ def test_a_signal_before_the_source_answers(
     """A camera that one no longer wants to wait for is no mistake."""
 
     def never(uri: str) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        assert callable(on_interrupt)
+        on_interrupt(signal.SIGINT, None)
         raise SourceError("no answer in time")
 
     monkeypatch.setattr(synth, "open", never)
