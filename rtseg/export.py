@@ -145,6 +145,7 @@ def export_onnx(
     network = fuse_batch_norm(network.eval()).float()
     model = _to_onnx(network, contract.input_hw)
     name_weights(network, model)
+    _forget_origin(model.graph)
     for key, value in contract.to_metadata().items():
         model.metadata_props.add(key=key, value=value)
     full = model.SerializeToString()
@@ -223,6 +224,18 @@ def _to_onnx(network: nn.Module, input_hw: tuple[int, int]) -> Any:
         )
     assert program is not None
     return program.model_proto
+
+
+def _forget_origin(graph: Any) -> None:
+    """Takes out the exporter's notes: stack traces, with the paths of whoever exported the file."""
+    del graph.metadata_props[:]
+    for value in [*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _forget_origin(attribute.g)
 
 
 def _store_half(model: Any) -> None:

@@ -14,7 +14,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
 from rtseg import plugins  # noqa: E402
-from rtseg.artifact import ModelFile, load_model  # noqa: E402
+from rtseg.artifact import ModelFile, find_model, load_model, shipped  # noqa: E402
 from rtseg.errors import ConfigError, ModelError  # noqa: E402
 from rtseg.export import export_checkpoint  # noqa: E402
 from rtseg.models._weights import load_weights, save_weights  # noqa: E402
@@ -70,6 +70,14 @@ def test_weights_are_stored_as_half_and_training_parts_not_at_all(graph: Any) ->
     assert all(t.data_type == onnx.TensorProto.FLOAT16 for t in large)
     assert not [t.name for t in graph.initializer if t.name.startswith("auxiliary")]
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("name", ["tiny", *shipped()])
+def test_nothing_tells_where_it_was_exported(tiny: ModelFile, name: str) -> None:
+    """PyTorch writes a stack trace into every node."""
+    data = tiny.path.read_bytes() if name == "tiny" else find_model(name).read_bytes()
+    for word in (b"stack_trace", b'File "', b"site-packages", str(Path.home()).encode() + b"/"):
+        assert word not in data
 
 
 def test_the_contract_says_what_the_recipe_said(tiny: ModelFile, tiny_recipe: Recipe) -> None:
