@@ -48,9 +48,12 @@ def send(video: Path, fps: float, port: int) -> None:
                         continue
                     number = next(sent)
                     time.sleep(max(0.0, began + number / fps - time.monotonic()))
+                    # With B-frames a picture is shown some frames after it is decoded.
+                    later = (packet.pts - packet.dts) * packet.time_base * track.average_rate
                     packet.stream = stream
                     packet.time_base = Fraction(1, _TICKS)
-                    packet.pts = packet.dts = round(number * _TICKS / fps)
+                    packet.dts = round(number * _TICKS / fps)
+                    packet.pts = packet.dts + round(float(later) * _TICKS / fps)
                     output.mux(packet)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from rtseg import cli_engines, cli_models
 from rtseg.cli_models import Weights, need_torch, with_weights
-from rtseg.config import RunConfig, StandIns, check_triple, parse_size, parse_triple
+from rtseg.config import RunConfig, StandIns, parse_size, parse_triple
 from rtseg.errors import ConfigError, MissingDependencyError, RtsegError
 from rtseg.json_output import Json, check_json, write_json
 from rtseg.messages import forget_stdout, tell
@@ -366,8 +366,8 @@ def _stand_ins(
     """What stands in for a missing contract; weights that are exported first get one with it."""
     return {
         "classes_file": None if weights else classes,
-        "mean": None if mean is None else check_triple(parse_triple(mean, "--mean"), "--mean"),
-        "std": None if std is None else check_triple(parse_triple(std, "--std"), "--std"),
+        "mean": None if mean is None else parse_triple(mean, "--mean"),
+        "std": None if std is None else parse_triple(std, "--std"),
     }
 
 

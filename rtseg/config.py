@@ -143,8 +143,8 @@ def parse_size(text: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def parse_triple(text: str, flag: str) -> tuple[float, float, float]:
-    """Three numbers of "a,b,c".
+def parse_triple(text: str, flag: str) -> tuple[float, float, float] | None:
+    """Three numbers of "a,b,c", checked by `check_triple`.
 
     Raises:
         ConfigError: anything else.
@@ -155,7 +155,7 @@ def parse_triple(text: str, flag: str) -> tuple[float, float, float]:
         raise ConfigError(
             f"{flag} {text!r}: expected three numbers (R,G,B) such as 0.485,0.456,0.406"
         ) from error
-    return first, second, third
+    return check_triple((first, second, third), flag)
 
 
 def as_text(value: object, name: str) -> str:

@@ -23,7 +23,10 @@ def check_json(path: str | None) -> None:
     if not os.path.isdir(parent):
         raise ConfigError(f"{path}: directory {parent} does not exist: create it first")
     try:
-        target: str | Path = path if Path(path).exists() else parent
+        Path(path).stat()
+        target = Path(path)
+    except FileNotFoundError:
+        target = parent
     except OSError as error:
         raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
     if os.path.isdir(path) or not os.access(target, os.W_OK):

@@ -120,7 +120,8 @@ def quantise(
         raise ConfigError("the model is quantised already: start from the float32 file")
     layers = convolutions(model)
     if for_cpu:
-        layers = {name: node for name, node in layers.items() if name not in concatenated(model)}
+        left = concatenated(model)
+        layers = {name: node for name, node in layers.items() if name not in left}
     if not layers:
         raise ConfigError("the model has no convolution with constant weights to quantise")
     on_progress(f"calibrating on {len(calibration)} frames")

@@ -42,7 +42,7 @@ class Bar:
                 console=self._console,
                 transient=True,
                 # What goes to a file or a pipe (`--jsonl - > FILE`) must not pass by here.
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._task = self._live.add_task(title, total=None, count="", note="")
         self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
@@ -260,7 +260,7 @@ def bench_table(record: dict[str, Any]) -> None:
             f"{row['mask_age_ms']['p50']:.0f} ms",
             f"{row['peak_rss_mib']:.0f} MiB",
         )
-    _console().print(_whole(table, "model", "engine", "prec.", "size"))
+    _console().print(_whole(table, "model", "engine", "prec.", "size", "agree"))
     print(f"{record['data']}, {record['machine']['cores']} cores")
 
 
